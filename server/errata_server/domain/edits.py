@@ -1,0 +1,161 @@
+"""Edits as the ledger holds them, and the set of them a branch has applied.
+
+Invariants: an edit's body never changes; its state is derived from its reports, approvals
+and the revisions that name it. Within a branch the newest applied edit of a subject is
+active and the earlier ones are superseded, so that reverting any edit gives the state that
+would be there had it never been applied.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Self
+
+from errata_server.domain import canonical
+from errata_server.domain.errors import AlreadyAppliedError, NotAppliedError
+from errata_server.domain.facts import EditRequest
+from errata_server.domain.ids import Digest, EditId, ModelId, ProfileId, ReportId
+from errata_server.domain.patches import Composition
+
+
+class EditState(StrEnum):
+    """Where an edit stands on a branch."""
+
+    VERIFIED = "verified"
+    REJECTED = "rejected"
+    APPROVED = "approved"
+    APPLIED = "applied"
+    SUPERSEDED = "superseded"
+    REVERTED = "reverted"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Edit:
+    """A proposed change of what the model believes about one subject."""
+
+    id: EditId
+    model: ModelId
+    request: EditRequest
+    patch: Digest
+    profile: ProfileId
+    proposer: str
+    created_at: datetime
+
+    @property
+    def body(self) -> bytes:
+        """Canonical JSON of every field; what is hashed is what is stored."""
+        return canonical.encode(
+            {
+                "id": self.id,
+                "model": self.model,
+                "request": self.request.to_json(),
+                "patch": self.patch,
+                "profile": self.profile,
+                "proposer": self.proposer,
+                "created_at": self.created_at.isoformat(),
+            }
+        )
+
+    @property
+    def digest(self) -> Digest:
+        """SHA-256 of `body`."""
+        return canonical.digest(self.body)
+
+    @classmethod
+    def from_body(cls, body: bytes) -> Self:
+        """Inverse of `body`."""
+        fields = canonical.decode(body)
+        fields["request"] = EditRequest.from_json(fields["request"])
+        fields["created_at"] = datetime.fromisoformat(fields["created_at"])
+        return cls(**fields)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Approval:
+    """Somebody's word that an edit may be applied."""
+
+    edit: EditId
+    report: ReportId
+    """The report the approver saw."""
+
+    actor: str
+    comment: str
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AppliedEdit:
+    """What a branch needs to know of an edit it has applied."""
+
+    edit: EditId
+    subject: str
+    patch: Digest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AppliedSet:
+    """The edits a branch has applied and not reverted, oldest first."""
+
+    applied: tuple[AppliedEdit, ...] = ()
+
+    def apply(self, edits: Iterable[AppliedEdit]) -> "AppliedSet":
+        """This set with ``edits`` applied on top, in the order given.
+
+        Raises:
+            AlreadyAppliedError: one of them is applied already, or named twice.
+        """
+        present = {applied.edit for applied in self.applied}
+        added: list[AppliedEdit] = []
+        for edit in edits:
+            if edit.edit in present:
+                raise AlreadyAppliedError(
+                    f"edit {edit.edit} is applied already; revert it first, or leave it out",
+                    edit=edit.edit,
+                )
+            present.add(edit.edit)
+            added.append(edit)
+        return AppliedSet(applied=(*self.applied, *added))
+
+    def revert(self, edits: Iterable[EditId]) -> "AppliedSet":
+        """This set as if ``edits`` had never been applied.
+
+        Raises:
+            NotAppliedError: one of them is not applied, or named twice.
+        """
+        remaining = {applied.edit: applied for applied in self.applied}
+        for edit in edits:
+            if edit not in remaining:
+                raise NotAppliedError(
+                    f"edit {edit} is not applied on this branch; `errata log` shows what is",
+                    edit=edit,
+                )
+            del remaining[edit]
+        return AppliedSet(applied=tuple(remaining.values()))
+
+    def active(self) -> tuple[AppliedEdit, ...]:
+        """The newest applied edit of each subject, by edit id."""
+        newest = {applied.subject: applied for applied in self.applied}
+        return tuple(sorted(newest.values(), key=lambda applied: applied.edit))
+
+    def superseded(self) -> tuple[AppliedEdit, ...]:
+        """Applied edits hidden by a newer one of the same subject, by edit id."""
+        active = {applied.edit for applied in self.active()}
+        hidden = (applied for applied in self.applied if applied.edit not in active)
+        return tuple(sorted(hidden, key=lambda applied: applied.edit))
+
+    def digest(self, *, model: Digest, composition: Composition) -> Digest:
+        """Active-set digest: over the base, the composition and the sorted patch digests.
+
+        Each patch's bytes name the profile it was computed with, so the profile is covered.
+        Equal on every machine.
+        """
+        return canonical.digest(
+            canonical.encode(
+                {
+                    "model": model,
+                    "composition": composition,
+                    "patches": sorted(applied.patch for applied in self.active()),
+                }
+            )
+        )

@@ -1,0 +1,147 @@
+"""The one port: what the use cases ask of an engine.
+
+The real engine is `errata_server.engine.engine.TorchEngine`; tests use the scripted one in
+``tests/support``. Every method may be called from any thread and blocks until done; the
+engine itself lets only its model thread touch tensors, and yields between the steps of
+long work so that generation goes on.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+from errata_server.domain.facts import EditRequest
+from errata_server.domain.generation import GeneratedChunk, GenerationOptions, PromptScore
+from errata_server.domain.ids import Digest, EditId
+from errata_server.domain.known_facts import KnownFacts
+from errata_server.domain.measurements import (
+    Measurements,
+    PatchInspection,
+    VerificationPlan,
+)
+from errata_server.domain.operations import ReportProgress
+from errata_server.domain.patches import Composition, LoadArtifact, Patch, ServedWeights
+from errata_server.domain.profiles import ModelDescription, Profile
+
+
+class Engine(Protocol):
+    """A loaded base model and everything errata does with its tensors."""
+
+    def describe(self) -> ModelDescription:
+        """The checkpoint as loaded."""
+        ...
+
+    @property
+    def profile(self) -> Profile | None:
+        """The profile edits are computed with, if there is one."""
+        ...
+
+    def use_profile(self, profile: Profile) -> None:
+        """Compute edits with ``profile`` from now on.
+
+        Raises:
+            ModelMismatchError: it was made for another checkpoint.
+        """
+        ...
+
+    def validate(self, request: EditRequest) -> None:
+        """Refuse a request this model cannot take, before any work is done.
+
+        Raises:
+            NotCalibratedError: there is no profile.
+            SubjectNotFoundError: the tokens of the subject cannot be told apart.
+            InvalidFactError: a target has no tokens, or holds an under-trained one.
+            PromptTooLongError: a prompt with its prefixes does not fit the context.
+        """
+        ...
+
+    def compute_patch(self, request: EditRequest, *, progress: ReportProgress) -> Patch:
+        """Compute keys and value of an edit against the base model.
+
+        Raises:
+            AlreadyTrueError: the base model gives every target already.
+            CancelledError: ``progress`` asked for it.
+            (and everything `validate` raises)
+        """
+        ...
+
+    def compose(
+        self, patches: Sequence[Digest], load: LoadArtifact, composition: Composition
+    ) -> ServedWeights:
+        """The base model with ``patches`` live, in the order given.
+
+        Raises:
+            InvalidPatchError: an artifact is not a finite patch for this model.
+            ModelMismatchError: an artifact was computed against another checkpoint.
+        """
+        ...
+
+    def inspect_patch(
+        self,
+        patch: Digest,
+        load: LoadArtifact,
+        *,
+        live: Sequence[tuple[EditId, Digest]],
+        neighbours: Sequence[str],
+    ) -> PatchInspection:
+        """Look at a patch's keys and guard; ``neighbours`` are prompts."""
+        ...
+
+    def measure(
+        self,
+        plan: VerificationPlan,
+        *,
+        before: ServedWeights,
+        after: ServedWeights,
+        progress: ReportProgress,
+    ) -> Measurements:
+        """Ask every prompt of ``plan`` before and after.
+
+        Raises:
+            CancelledError: ``progress`` asked for it.
+        """
+        ...
+
+    def generate(
+        self, prompt: str, options: GenerationOptions, weights: ServedWeights
+    ) -> Iterator[GeneratedChunk]:
+        """Continue ``prompt`` at ``weights``; close the iterator to stop early.
+
+        Raises:
+            PromptTooLongError: prompt and continuation do not fit the context.
+        """
+        ...
+
+    def score(
+        self, prompt: str, continuations: Sequence[str], weights: ServedWeights
+    ) -> PromptScore:
+        """Log-probabilities of ``continuations`` after ``prompt``.
+
+        Raises:
+            PromptTooLongError: prompt and continuation do not fit the context.
+        """
+        ...
+
+    def collect_moments(self, texts: Sequence[str], *, progress: ReportProgress) -> int:
+        """Accumulate the second moment over ``texts`` at the profile's layer (every layer
+        where there is no profile); the number of tokens seen in all. Resumes where an
+        earlier call over the same texts was cut off.
+        """
+        ...
+
+    def calibrate(self, known_facts: KnownFacts, *, seed: int, progress: ReportProgress) -> Profile:
+        """Find a profile by editing facts the model knows.
+
+        Raises:
+            NotCalibratedError: too few of ``known_facts`` are known to the model.
+        """
+        ...
+
+    def base_digest(self) -> Digest:
+        """The checkpoint's digest taken again from the tensors in memory: `describe`'s digest
+        exactly if no base weight has changed since loading.
+        """
+        ...
+
+    def close(self) -> None:
+        """Stop the model thread."""
+        ...
