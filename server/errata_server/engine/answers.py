@@ -1,0 +1,286 @@
+"""Asking the model: greedy answers in batches, streamed generation, scores, divergence.
+
+Generation is transformers' own loop; each of its forward passes is one step of the lane.
+"""
+
+import hashlib
+import math
+import queue
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+)
+from transformers.generation.streamers import BaseStreamer
+
+from errata_server.domain.ids import Digest
+from errata_server.engine.bank import Bank
+from errata_server.engine.runner import Runner
+from errata_server.domain.generation import (
+    ContinuationScore,
+    GeneratedChunk,
+    GenerationOptions,
+    PromptScore,
+)
+
+ROWS: Final = 32
+"""Prompts in one batch."""
+
+
+class GumbelSampling(LogitsProcessor):
+    """Turns the greedy choice into a seeded sample (Gumbel-max), private to one request.
+
+    transformers samples from torch's global generator, which requests would share.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """``scores`` with Gumbel noise."""
+        uniform = torch.rand(scores.shape, generator=self._generator).clamp(1e-9, 1 - 1e-7)
+        noise = -torch.log(-torch.log(uniform))
+        return scores.float() + noise.to(scores.device)
+
+
+def _processors(options: GenerationOptions) -> LogitsProcessorList:
+    processors = LogitsProcessorList()
+    if options.temperature > 0:
+        processors.append(TemperatureLogitsWarper(options.temperature))
+        if options.top_k:
+            processors.append(TopKLogitsWarper(options.top_k))
+        processors.append(GumbelSampling(options.seed))
+    return processors
+
+
+def _configuration(runner: Runner, new_tokens: int) -> GenerationConfig:
+    tokenizer = runner.checkpoint.tokenizer
+    return GenerationConfig(
+        max_new_tokens=new_tokens,
+        do_sample=False,
+        num_beams=1,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+
+
+def continue_greedily(
+    runner: Runner,
+    prompts: Sequence[str],
+    bank: Bank,
+    *,
+    new_tokens: int,
+    options: GenerationOptions | None = None,
+) -> list[str]:
+    """What the model says after each prompt, ``new_tokens`` at most; greedy by default.
+
+    Raises:
+        PromptTooLongError: a prompt does not fit the context.
+    """
+    continuations: list[str] = []
+    for start in range(0, len(prompts), ROWS):
+        rows = [runner.tokens.fit(p, room=new_tokens) for p in prompts[start : start + ROWS]]
+        batch = runner.tokens.pad(rows)
+        with runner.serving(bank):
+            output = runner.model.generate(
+                batch.ids,
+                attention_mask=batch.mask,
+                generation_config=_configuration(runner, new_tokens),
+                logits_processor=_processors(options or GenerationOptions()),
+            )
+        continuations += [
+            runner.tokens.decode(row) for row in output[:, batch.ids.shape[1] :].tolist()
+        ]
+    return continuations
+
+
+@dataclass(slots=True)
+class _Pieces(BaseStreamer):  # type: ignore[misc]
+    """Hands over each token as transformers' loop makes it."""
+
+    queue: "queue.SimpleQueue[int | None | BaseException]" = field(
+        default_factory=queue.SimpleQueue
+    )
+    prompt_seen: bool = False
+
+    def put(self, value: Int[Tensor, "..."]) -> None:
+        if not self.prompt_seen:
+            self.prompt_seen = True
+            return
+        for token in value.reshape(-1).tolist():
+            self.queue.put(token)
+
+    def end(self) -> None:
+        self.queue.put(None)
+
+
+class _Closed(StoppingCriteria):  # type: ignore[misc]
+    """Ends the loop once the reader has gone."""
+
+    def __init__(self) -> None:
+        self.event = threading.Event()
+
+    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:  # noqa: ANN401
+        """Whether each row is to stop."""
+        return torch.full((len(input_ids),), self.event.is_set(), device=input_ids.device)
+
+
+def stream(
+    runner: Runner, prompt: str, options: GenerationOptions, bank: Bank
+) -> Iterator[GeneratedChunk]:
+    """Continue ``prompt``, a chunk a token, all from one bank; closing the iterator stops it.
+
+    A chunk holds whole characters only: the bytes of a character split over tokens wait for
+    its last one.
+
+    Raises:
+        PromptTooLongError: prompt and continuation do not fit the context.
+    """
+    ids = runner.tokens.fit(prompt, room=options.max_new_tokens)
+    pieces, closed = _Pieces(), _Closed()
+    worker = threading.Thread(
+        target=_loop,
+        args=(runner, ids, options, bank, pieces, closed),
+        name="generate",
+        daemon=True,
+    )
+    worker.start()
+    try:
+        yield from _chunks(runner, options, pieces)
+    finally:
+        closed.event.set()
+
+
+def _loop(  # noqa: PLR0917 - a thread's target takes its arguments by position
+    runner: Runner,
+    ids: list[int],
+    options: GenerationOptions,
+    bank: Bank,
+    pieces: _Pieces,
+    closed: _Closed,
+) -> None:
+    batch = runner.tokens.pad([ids])
+    try:
+        with runner.serving(bank):
+            runner.model.generate(
+                batch.ids,
+                attention_mask=batch.mask,
+                generation_config=_configuration(runner, options.max_new_tokens),
+                logits_processor=_processors(options),
+                stopping_criteria=StoppingCriteriaList([closed]),
+                streamer=pieces,
+            )
+    except BaseException as error:  # noqa: BLE001 - handed to the reader, which raises it
+        pieces.queue.put(error)
+
+
+def _chunks(
+    runner: Runner, options: GenerationOptions, pieces: _Pieces
+) -> Iterator[GeneratedChunk]:
+    ended_by_model = runner.checkpoint.tokenizer.eos_token_id
+    tokens: list[int] = []
+    sent = ""
+    while (piece := pieces.queue.get()) is not None:
+        if isinstance(piece, BaseException):
+            raise piece
+        if piece == ended_by_model:
+            rest = runner.tokens.decode(tokens)[len(sent) :]
+            yield GeneratedChunk(text=rest, tokens=len(tokens), finish_reason="stop")
+            return
+        tokens.append(piece)
+        text = runner.tokens.decode(tokens)
+        cut = _stop_at(text, options.stop)
+        if cut is not None:
+            rest = text[len(sent) : cut]
+            yield GeneratedChunk(text=rest, tokens=len(tokens), finish_reason="stop")
+            return
+        if not text.endswith("\N{REPLACEMENT CHARACTER}"):
+            yield GeneratedChunk(text=text[len(sent) :], tokens=len(tokens))
+            sent = text
+    rest = runner.tokens.decode(tokens)[len(sent) :]
+    yield GeneratedChunk(text=rest, tokens=len(tokens), finish_reason="length")
+
+
+def _stop_at(text: str, stops: Sequence[str]) -> int | None:
+    """Where the first stop text ends, if one has come."""
+    ends = [text.index(stop) + len(stop) for stop in stops if stop in text]
+    return min(ends) if ends else None
+
+
+def score(
+    runner: Runner, prompt: str, continuations: Sequence[str], bank: Bank
+) -> PromptScore:
+    """Log-probabilities of ``continuations``, each exactly as written after ``prompt``.
+
+    The logits' digest is over the prompt alone in a batch of one, so that its bits can be
+    compared between revisions.
+
+    Raises:
+        PromptTooLongError: prompt and continuation do not fit the context.
+    """
+    prompt_ids = runner.tokens.fit(prompt)
+    logits = runner.logits(runner.tokens.pad([prompt_ids]), bank)[0]
+    sha = hashlib.sha256(logits.float().cpu().contiguous().numpy().data)
+    scores = tuple(
+        _score_one(runner, prompt_ids, continuation, bank) for continuation in continuations
+    )
+    return PromptScore(scores=scores, logits_digest=Digest(sha.hexdigest()))
+
+
+def _score_one(
+    runner: Runner, prompt_ids: list[int], continuation: str, bank: Bank
+) -> ContinuationScore:
+    ids = runner.tokens.continuation(continuation)
+    runner.tokens.fit_ids(len(prompt_ids) + len(ids))
+    batch = runner.tokens.pad([prompt_ids + ids])
+    logits = runner.logits(batch, bank, last=len(ids) + 1)[0, :-1].float()
+    scores = functional.log_softmax(logits, dim=-1)
+    wanted = torch.tensor(ids, dtype=torch.long, device=scores.device)
+    picked = scores[torch.arange(len(ids)), wanted].tolist()
+    return ContinuationScore(
+        continuation=continuation,
+        log_probability=math.fsum(picked),
+        token_log_probabilities=tuple(picked),
+        tokens=tuple(runner.tokens.decode([token]) for token in ids),
+        is_greedy=bool((scores.argmax(dim=-1) == wanted).all()),
+    )
+
+
+def next_token_log_probabilities(
+    runner: Runner, prompts: Sequence[str], bank: Bank
+) -> Float[Tensor, "prompt vocab"]:
+    """Log-probabilities of what follows each prompt."""
+    rows = []
+    for start in range(0, len(prompts), ROWS):
+        batch = runner.tokens.pad([runner.tokens.fit(p) for p in prompts[start : start + ROWS]])
+        logits = runner.logits(batch, bank, last=1)[:, -1].float()
+        rows.append(functional.log_softmax(logits, dim=-1))
+    return torch.cat(rows)
+
+
+def perplexity(runner: Runner, texts: Sequence[str], bank: Bank) -> float:
+    """exp of the mean negative log-likelihood a token over ``texts``, cut to the context."""
+    total, count = 0.0, 0
+    rows = [runner.tokens.encode(text)[: runner.tokens.context] for text in texts]
+    rows = [row for row in rows if len(row) > 1]
+    for start in range(0, len(rows), ROWS):
+        batch = runner.tokens.pad(rows[start : start + ROWS])
+        scores = functional.log_softmax(runner.logits(batch, bank).float(), dim=-1)
+        picked = scores[:, :-1].gather(2, batch.ids[:, 1:, None])[..., 0]
+        real = batch.mask[:, :-1].bool()
+        total -= float(picked[real].double().sum())
+        count += int(real.sum())
+    return math.exp(total / count) if count else math.nan

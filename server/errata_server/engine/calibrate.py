@@ -1,0 +1,395 @@
+"""Calibration: the model is asked what in other tools is a file of hyper-parameters.
+
+Facts the model knows are edited over and over: the layer is the one whose edits work best,
+not the one a causal trace points at (Hase et al. 2023, arXiv:2301.04213: the layer alone
+explains most of an edit's success, the trace next to none of it).
+"""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from errata_server.domain.errors import NotCalibratedError
+from errata_server.domain.facts import CheckPrompt, EditRequest, Fact
+from errata_server.domain.known_facts import KnownFact, KnownFacts
+from errata_server.domain.measurements import Answer
+from errata_server.domain.operations import Progress, ReportProgress
+from errata_server.domain.patches import Composition
+from errata_server.domain.profiles import Profile
+from errata_server.engine import moments
+from errata_server.engine.bank import Bank, compose
+from errata_server.engine.editor import compute_patch, subject_keys
+from errata_server.engine.keys import keys_at_subject
+from errata_server.engine.measure import ask
+from errata_server.engine.runner import BASE, Runner
+from errata_server.engine.solve import factor_second_moment, match, match_keys
+
+MINIMUM_KNOWN: Final = 24
+ASKED: Final = 300
+"""Known facts the model is asked for at most."""
+
+PREFIXES: Final = 8
+PREFIX_WORDS: Final = 12
+GUARD_SUBJECTS: Final = 40
+LAYER_TRIALS: Final = 6
+STEP_TRIALS: Final = 8
+NEIGHBOURS: Final = 4
+RIDGE: Final = 1e-3
+FIRING_RATE: Final = 5e-5
+"""Share of ordinary keys a guard may fire on."""
+
+OTHER_SUBJECT_RATE: Final = 1e-3
+"""Share of other subjects' keys a guard may fire on."""
+
+WIDTHS: Final = (0.2, 0.9)
+LEARNING_RATES: Final = (0.05, 0.15, 0.5)
+CLAMPS: Final = (4.0, 12.0, 30.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """A known fact to be edited to another object of its relation, and how to judge it."""
+
+    request: EditRequest
+    efficacy: tuple[CheckPrompt, ...]
+    paraphrases: tuple[CheckPrompt, ...]
+    neighbours: tuple[CheckPrompt, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How a setting did over its trials; shares of 1."""
+
+    converged: float
+    efficacy: float
+    paraphrase: float
+    neighbourhood: float
+    steps: float
+    residual_norm: float
+
+    @property
+    def score(self) -> float:
+        """Harmonic mean of efficacy, paraphrase and neighbourhood, as CounterFact's S."""
+        parts = (self.efficacy, self.paraphrase, self.neighbourhood)
+        return len(parts) / sum(1 / part for part in parts) if all(parts) else 0.0
+
+
+@dataclass(slots=True)
+class _Calibration:
+    runner: Runner
+    known_facts: KnownFacts
+    known: list[KnownFact]
+    prefixes: tuple[str, ...]
+    texts: Sequence[str]
+    by_layer: dict[int, moments.SecondMoment]
+    seed: int
+    stages: "_Stages"
+    evidence: list[dict[str, float]]
+
+
+@dataclass(slots=True)
+class _Stages:
+    progress: ReportProgress
+    total: int
+    done: int = 0
+
+    def finish(self, note: str) -> None:
+        self.done += 1
+        self.progress(
+            Progress(stage="calibrate", done=min(self.done, self.total), total=self.total, note=note)
+        )
+
+
+def calibrate(
+    runner: Runner,
+    known_facts: KnownFacts,
+    texts: Sequence[str],
+    *,
+    cache: Path,
+    seed: int,
+    progress: ReportProgress,
+) -> Profile:
+    """A profile for ``runner``'s checkpoint.
+
+    In order: which facts the model knows; prefixes; second moments at every layer; for each
+    layer the guard width and a few edits; at the best layer, step size and clamp.
+
+    Args:
+        known_facts: Facts the model may know; at least `MINIMUM_KNOWN` of them it must.
+        texts: Ordinary text.
+        cache: Folder for second moments.
+
+    Raises:
+        NotCalibratedError: no text, or too few facts are known to the model.
+        CancelledError: ``progress`` asked for it.
+    """
+    if not texts:
+        raise NotCalibratedError("calibration needs ordinary text; give some with --texts")
+    chooser = random.Random(seed)
+    known = find_known(runner, known_facts, chooser)
+    layers = list(range(max(1, runner.checkpoint.layers - 1)))  # the last one reads, not recalls
+    by_layer = moments.collect(runner, texts, layers, cache=cache, progress=progress)
+    settings = len(LEARNING_RATES) * len(CLAMPS)
+    total = len(layers) * (1 + LAYER_TRIALS) + settings * STEP_TRIALS
+    work = _Calibration(
+        runner=runner,
+        known_facts=known_facts,
+        known=known,
+        prefixes=choose_prefixes(texts, chooser),
+        texts=texts,
+        by_layer=by_layer,
+        seed=seed,
+        stages=_Stages(progress, total),
+        evidence=[],
+    )
+    profile = _sweep_layers(work, layers, _trials(work, LAYER_TRIALS, chooser))
+    profile = _sweep_steps(work, profile, _trials(work, STEP_TRIALS, chooser))
+    return replace(profile, evidence=tuple(work.evidence))
+
+
+def find_known(
+    runner: Runner, known_facts: KnownFacts, chooser: random.Random
+) -> list[KnownFact]:
+    """Facts the base model answers right, asked in up to three phrasings each.
+
+    Raises:
+        NotCalibratedError: fewer than `MINIMUM_KNOWN` of them.
+    """
+    facts = list(known_facts.facts)
+    chooser.shuffle(facts)
+    asked = facts[:ASKED]
+    prompts, owners = [], []
+    for fact in asked:
+        for template in range(min(3, len(known_facts.templates[fact.relation]))):
+            prompts.append(
+                CheckPrompt(prompt=known_facts.prompt(fact, template), expected=fact.object)
+            )
+            owners.append(fact)
+    answers = ask(runner, prompts, BASE, BASE)
+    wrong = {id(o) for o, answer in zip(owners, answers, strict=True) if not answer.held_before}
+    known = [fact for fact in asked if id(fact) not in wrong]
+    if len(known) < MINIMUM_KNOWN:
+        raise NotCalibratedError(
+            f"the model knows {len(known)} of the {len(asked)} facts it was asked; calibration "
+            f"needs {MINIMUM_KNOWN}. Give a known-facts file with facts it does know",
+            known=len(known),
+            asked=len(asked),
+            needed=MINIMUM_KNOWN,
+        )
+    return known
+
+
+def choose_prefixes(texts: Sequence[str], chooser: random.Random) -> tuple[str, ...]:
+    """The empty prefix and short sentences of ``texts``, in a seeded order."""
+    sentences = [text.split(". ")[0].strip().rstrip(".") + "." for text in texts]
+    short = sorted({s for s in sentences if 2 <= len(s.split()) <= PREFIX_WORDS})
+    chosen = chooser.sample(short, min(PREFIXES - 1, len(short)))
+    return ("", *chosen)
+
+
+def guard_width(
+    work: _Calibration, profile: Profile, factor: Float[Tensor, "d_in d_in"]
+) -> tuple[float, float]:
+    """(width, recognition): the widest guard that stays off ordinary keys and other subjects.
+
+    Recognition is the share of a subject's mentions, in all its relation's phrasings, that
+    the guard of that width knows.
+    """
+    subjects = work.known[:GUARD_SUBJECTS]
+    moment = work.by_layer[profile.layer]
+    bare = torch.cat(
+        [keys_at_subject(work.runner, profile.module, [f.subject], f.subject) for f in subjects]
+    )
+    own, foreign, others = [], [], []
+    for index, fact in enumerate(subjects):
+        keys, _ = subject_keys(work.runner, fact.subject, profile, factor)
+        matchers = match_keys(keys, factor)[0].float()
+        templates = work.known_facts.templates[fact.relation]
+        mentions = [template.replace("{}", fact.subject) for template in templates]
+        seen = keys_at_subject(work.runner, profile.module, mentions, fact.subject)
+        own.append(match(seen.cpu(), matchers).max(dim=1).values)
+        absent = [fact.subject not in work.texts[int(i)] for i in moment.sample_texts]
+        sample = moment.sample[torch.tensor(absent, dtype=torch.bool)]
+        foreign.append(match(sample, matchers).max(dim=1).values)
+        rest = torch.cat([bare[:index], bare[index + 1 :]])
+        others.append(match(rest.cpu(), matchers).max(dim=1).values)
+    threshold = max(
+        _upper(torch.cat(foreign), FIRING_RATE), _upper(torch.cat(others), OTHER_SUBJECT_RATE)
+    )
+    width = min(max(1 - threshold, WIDTHS[0]), WIDTHS[1])
+    recognised = torch.cat(own) > 1 - width
+    return width, float(recognised.float().mean())
+
+
+def _upper(values: Tensor, share: float) -> float:
+    """The value that ``share`` of ``values`` exceed."""
+    rank = min(len(values) - 1, int(share * len(values)))
+    return float(values.sort(descending=True).values[rank])
+
+
+def _sweep_layers(work: _Calibration, layers: Sequence[int], trials: Sequence[Trial]) -> Profile:
+    best: tuple[float, Profile] | None = None
+    for layer in layers:
+        factor = factor_second_moment(work.by_layer[layer].mean(), RIDGE)
+        profile = _first_profile(work, layer)
+        width, recognition = guard_width(work, profile, factor)
+        profile = replace(profile, guard_width=width)
+        work.stages.finish(f"layer {layer}: guard width {width:.2f}")
+        outcome = _run(work, profile, factor, trials)
+        work.evidence.append(
+            {"layer": float(layer), "guard_width": width, "recognition": recognition}
+            | _evidence(outcome)
+        )
+        if best is None or outcome.score > best[0]:
+            best = (outcome.score, profile)
+    if best is None or best[0] == 0.0:
+        raise NotCalibratedError("no layer of this model takes an edit; nothing was calibrated")
+    return best[1]
+
+
+def _sweep_steps(work: _Calibration, profile: Profile, trials: Sequence[Trial]) -> Profile:
+    factor = factor_second_moment(work.by_layer[profile.layer].mean(), RIDGE)
+    rows = []
+    for rate in LEARNING_RATES:
+        for clamp in CLAMPS:
+            setting = replace(profile, learning_rate=rate, clamp=clamp)
+            outcome = _run(work, setting, factor, trials)
+            work.evidence.append({"learning_rate": rate, "clamp": clamp} | _evidence(outcome))
+            setting = replace(setting, mean_value_norm=outcome.residual_norm)
+            rows.append((outcome.converged, outcome.score, -outcome.steps, setting))
+    return max(rows, key=lambda row: row[:3])[3]
+
+
+def _run(
+    work: _Calibration,
+    profile: Profile,
+    factor: Float[Tensor, "d_in d_in"],
+    trials: Sequence[Trial],
+) -> Outcome:
+    runner = work.runner
+    converged, steps, norms = 0, 0, 0.0
+    groups: dict[str, list[Answer]] = {"efficacy": [], "paraphrases": [], "neighbours": []}
+    for trial in trials:
+        patch = compute_patch(runner, trial.request, profile, factor, progress=_checking(work))
+        bank = compose([patch], Composition.GUARDED, runner.device)
+        groups["efficacy"] += ask(runner, trial.efficacy, BASE, bank)
+        groups["paraphrases"] += ask(runner, trial.paraphrases, BASE, bank)
+        groups["neighbours"] += ask(runner, trial.neighbours, BASE, bank)
+        converged += patch.manifest.optimisation.converged
+        steps += patch.manifest.optimisation.steps
+        norms += patch.manifest.optimisation.residual_norm
+        work.stages.finish(f"layer {profile.layer}, step size {profile.learning_rate:g}")
+    kept = [answer for answer in groups["neighbours"] if answer.held_before]
+    return Outcome(
+        converged=converged / len(trials),
+        efficacy=_held(groups["efficacy"]),
+        paraphrase=_held(groups["paraphrases"]),
+        neighbourhood=_held(kept),
+        steps=steps / len(trials),
+        residual_norm=norms / len(trials),
+    )
+
+
+def _checking(work: _Calibration) -> Callable[[Progress], None]:
+    """Passes an optimisation's progress on, so that a calibration can be cancelled within it."""
+
+    def report(progress: Progress) -> None:
+        stages = work.stages
+        stages.progress(
+            Progress(
+                stage="calibrate",
+                done=min(stages.done, stages.total),
+                total=stages.total,
+                note=progress.note,
+            )
+        )
+
+    return report
+
+
+def _held(answers: Sequence[Answer]) -> float:
+    return sum(answer.held_after for answer in answers) / len(answers) if answers else 1.0
+
+
+def _evidence(outcome: Outcome) -> dict[str, float]:
+    return {
+        "converged": outcome.converged,
+        "efficacy": outcome.efficacy,
+        "paraphrase": outcome.paraphrase,
+        "neighbourhood": outcome.neighbourhood,
+        "steps": outcome.steps,
+        "score": outcome.score,
+    }
+
+
+def _trials(work: _Calibration, count: int, chooser: random.Random) -> list[Trial]:
+    trials = []
+    for fact in chooser.sample(work.known, len(work.known)):
+        trial = _trial(work, fact, chooser)
+        if trial is not None:
+            trials.append(trial)
+        if len(trials) == count:
+            break
+    return trials
+
+
+def _trial(work: _Calibration, fact: KnownFact, chooser: random.Random) -> Trial | None:
+    """``fact`` edited to another object of its relation; None where there is no other."""
+    related = work.known_facts.of_relation(fact.relation)
+    objects = sorted({other.object for other in related} - {fact.object})
+    if not objects:
+        return None
+    target = chooser.choice(objects)
+    templates = work.known_facts.templates[fact.relation]
+    edited = chooser.choice([i for i in range(len(templates)) if i not in fact.held_out])
+    others = [f for f in work.known if f.subject != fact.subject]
+    near = [f for f in others if f.relation == fact.relation] or others
+    neighbours = chooser.sample(near, min(NEIGHBOURS, len(near)))
+    return Trial(
+        request=EditRequest(
+            subject=fact.subject, facts=(Fact(template=templates[edited], target=target),)
+        ),
+        efficacy=(CheckPrompt(prompt=work.known_facts.prompt(fact, edited), expected=target),),
+        paraphrases=tuple(
+            CheckPrompt(prompt=work.known_facts.prompt(fact, i), expected=target)
+            for i in range(len(templates))
+            if i != edited
+        ),
+        neighbours=tuple(
+            CheckPrompt(prompt=work.known_facts.prompt(other), expected=other.object)
+            for other in neighbours
+        ),
+    )
+
+
+def _first_profile(work: _Calibration, layer: int) -> Profile:
+    """A profile at ``layer`` with the middle of every sweep."""
+    runner, description = work.runner, work.runner.checkpoint.describe()
+    moment = work.by_layer[layer]
+    return Profile(
+        model_digest=runner.checkpoint.digest,
+        layer=layer,
+        module=runner.checkpoint.projection_path(layer),
+        d_in=description.d_in,
+        d_out=description.d_model,
+        prefixes=work.prefixes,
+        learning_rate=LEARNING_RATES[1],
+        clamp=CLAMPS[2],
+        max_steps=60,
+        kl_weight=0.0625,
+        decay_weight=0.5,
+        stop_probability=0.9,
+        guard_width=WIDTHS[0],
+        ridge=RIDGE,
+        moment_corpus=moment.corpus,
+        moment_tokens=moment.count,
+        sequence_length=moments.SEQUENCE_LENGTH,
+        mean_value_norm=0.0,
+        seed=work.seed,
+    )

@@ -1,0 +1,287 @@
+"""The engine as the use cases see it: `errata_server.service.ports.Engine` over torch."""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+from jaxtyping import Float
+from torch import Tensor
+
+from errata_server import telemetry
+from errata_server.domain.errors import (
+    AlreadyTrueError,
+    InvalidPatchError,
+    ModelMismatchError,
+    NotCalibratedError,
+)
+from errata_server.domain.answers import begins_with
+from errata_server.domain.facts import EditRequest
+from errata_server.domain.generation import GeneratedChunk, GenerationOptions, PromptScore
+from errata_server.domain.ids import Digest, EditId
+from errata_server.domain.known_facts import KnownFacts
+from errata_server.domain.measurements import Measurements, PatchInspection, VerificationPlan
+from errata_server.domain.operations import ReportProgress
+from errata_server.domain.patches import (
+    Composition,
+    LoadArtifact,
+    Patch,
+    PatchManifest,
+    ServedWeights,
+)
+from errata_server.domain.profiles import ModelDescription, Profile
+from errata_server.engine import answers, inspection, moments
+from errata_server.engine.bank import Bank, compose
+from errata_server.engine.calibrate import calibrate
+from errata_server.engine.checkpoint import load_checkpoint, tensors_digest
+from errata_server.engine.editor import compute_patch
+from errata_server.engine.measure import EXTRA_TOKENS, measure
+from errata_server.engine.patch import PatchTensors, decode, encode
+from errata_server.engine.runner import BASE, Runner
+from errata_server.engine.solve import factor_second_moment
+from errata_server.engine.values import state_problem
+
+CACHED_PATCHES: Final = 20_000
+"""Decoded patches kept in memory; a few KiB to a hundred each."""
+
+
+def load(
+    source: str,
+    *,
+    cache: Path,
+    device: str = "auto",
+    dtype: str = "auto",
+    texts: Sequence[str] = (),
+) -> "TorchEngine":
+    """An engine over the checkpoint at ``source``.
+
+    Args:
+        source: A local folder or a hub id.
+        cache: Folder for second moments, made where missing.
+        device: A torch device, or ``auto``.
+        dtype: A torch dtype's name, or ``auto``.
+        texts: Ordinary text for second moments.
+
+    Raises:
+        UnsupportedModelError: the checkpoint cannot be loaded or edited.
+    """
+    runner = Runner(load_checkpoint(source, device=device, dtype=dtype))
+    return TorchEngine(runner, cache=cache, texts=tuple(texts))
+
+
+class TorchEngine:
+    """A checkpoint with its profile, second moments and decoded patches."""
+
+    def __init__(self, runner: Runner, *, cache: Path, texts: tuple[str, ...]) -> None:
+        self._runner = runner
+        self._cache = cache
+        self._texts = texts
+        self._profile: Profile | None = None
+        self._factor: tuple[Profile, Float[Tensor, "d_in d_in"]] | None = None
+        self._patches: OrderedDict[Digest, PatchTensors] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def describe(self) -> ModelDescription:
+        """See `Engine.describe`."""
+        return self._runner.checkpoint.describe()
+
+    @property
+    def profile(self) -> Profile | None:
+        """See `Engine.profile`."""
+        return self._profile
+
+    def use_profile(self, profile: Profile) -> None:
+        """See `Engine.use_profile`."""
+        digest = self._runner.checkpoint.digest
+        if profile.model_digest != digest:
+            raise ModelMismatchError(
+                f"the profile was made for checkpoint {profile.model_digest[:12]}, not "
+                f"{digest[:12]}; calibrate this model",
+                profile_model=profile.model_digest,
+                model=digest,
+            )
+        self._profile = profile
+
+    def base_digest(self) -> Digest:
+        """See `Engine.base_digest`."""
+        checkpoint = self._runner.checkpoint
+        now = self._runner.lane.run(lambda: tensors_digest(checkpoint.model))
+        return checkpoint.digest if now == checkpoint.memory_digest else now
+
+    def validate(self, request: EditRequest) -> None:
+        """See `Engine.validate`."""
+        state_problem(self._runner, request, self._calibrated())
+        self._refuse_known(request)
+
+    def compute_patch(self, request: EditRequest, *, progress: ReportProgress) -> Patch:
+        """See `Engine.compute_patch`."""
+        profile = self._calibrated()
+        factor = self._second_moment_factor(profile, progress)
+        return encode(compute_patch(self._runner, request, profile, factor, progress=progress))
+
+    def compose(
+        self, patches: Sequence[Digest], load: LoadArtifact, composition: Composition
+    ) -> ServedWeights:
+        """See `Engine.compose`."""
+        with telemetry.stage("compose"):
+            decoded = [self._decoded(digest, load) for digest in patches]
+            bank = compose(decoded, composition, self._runner.device)
+            return ServedWeights(
+                digest=bank.digest(),
+                patches=tuple(patches),
+                composition=composition,
+                bank=bank,
+            )
+
+    def inspect_patch(
+        self,
+        patch: Digest,
+        load: LoadArtifact,
+        *,
+        live: Sequence[tuple[EditId, Digest]],
+        neighbours: Sequence[str],
+    ) -> PatchInspection:
+        """See `Engine.inspect_patch`."""
+        profile = self._calibrated()
+        return inspection.inspect(
+            self._runner,
+            self._decoded(patch, load),
+            moment=self._moment(profile.layer, _silent),
+            moment_texts=self._texts,
+            live=[(edit, self._decoded(digest, load)) for edit, digest in live],
+            neighbours=neighbours,
+        )
+
+    def measure(
+        self,
+        plan: VerificationPlan,
+        *,
+        before: ServedWeights,
+        after: ServedWeights,
+        progress: ReportProgress,
+    ) -> Measurements:
+        """See `Engine.measure`."""
+        return measure(
+            self._runner, plan, before=_bank(before), after=_bank(after), progress=progress
+        )
+
+    def generate(
+        self, prompt: str, options: GenerationOptions, weights: ServedWeights
+    ) -> Iterator[GeneratedChunk]:
+        """See `Engine.generate`."""
+        self._runner.tokens.fit(prompt, room=options.max_new_tokens)
+        return answers.stream(self._runner, prompt, options, _bank(weights))
+
+    def score(
+        self, prompt: str, continuations: Sequence[str], weights: ServedWeights
+    ) -> PromptScore:
+        """See `Engine.score`."""
+        return answers.score(self._runner, prompt, continuations, _bank(weights))
+
+    def collect_moments(self, texts: Sequence[str], *, progress: ReportProgress) -> int:
+        """See `Engine.collect_moments`."""
+        if texts:
+            self._texts = tuple(texts)
+        layers = [self._profile.layer] if self._profile else range(self._runner.checkpoint.layers)
+        collected = moments.collect(
+            self._runner, self._texts, list(layers), cache=self._cache, progress=progress
+        )
+        return next(iter(collected.values())).count
+
+    def calibrate(
+        self, known_facts: KnownFacts, *, seed: int, progress: ReportProgress
+    ) -> Profile:
+        """See `Engine.calibrate`."""
+        profile = calibrate(
+            self._runner,
+            known_facts,
+            self._texts,
+            cache=self._cache,
+            seed=seed,
+            progress=progress,
+        )
+        self.use_profile(profile)
+        return profile
+
+    def close(self) -> None:
+        """See `Engine.close`."""
+        self._runner.close()
+
+    def _calibrated(self) -> Profile:
+        if self._profile is None:
+            raise NotCalibratedError(
+                "this model has no profile yet; run `errata-server calibrate` or `errata "
+                "calibrate` first",
+                model=self._runner.checkpoint.source,
+            )
+        return self._profile
+
+    def _refuse_known(self, request: EditRequest) -> None:
+        prompts = [fact.prompt(request.subject) for fact in request.facts]
+        room = EXTRA_TOKENS + max(
+            len(self._runner.tokens.target(fact.target)) for fact in request.facts
+        )
+        said = answers.continue_greedily(self._runner, prompts, BASE, new_tokens=room)
+        pairs = zip(said, request.facts, strict=True)
+        if all(begins_with(answer, fact.target) for answer, fact in pairs):
+            raise AlreadyTrueError(
+                f"the base model already answers {request.facts[0].target!r} to "
+                f"{prompts[0]!r}; there is nothing to edit",
+                field="target",
+                prompt=prompts[0],
+                target=request.facts[0].target,
+            )
+
+    def _moment(self, layer: int, progress: ReportProgress) -> moments.SecondMoment:
+        return moments.collect(
+            self._runner, self._texts, [layer], cache=self._cache, progress=progress
+        )[layer]
+
+    def _second_moment_factor(
+        self, profile: Profile, progress: ReportProgress
+    ) -> Float[Tensor, "d_in d_in"]:
+        with self._lock:
+            if self._factor is None or self._factor[0] != profile:
+                mean = self._moment(profile.layer, progress).mean()
+                self._factor = (profile, factor_second_moment(mean, profile.ridge))
+            return self._factor[1]
+
+    def _decoded(self, digest: Digest, load: LoadArtifact) -> PatchTensors:
+        with self._lock:
+            cached = self._patches.get(digest)
+        if cached is not None:
+            return cached
+        decoded = decode(load(digest), model=self._runner.checkpoint.digest)
+        self._check_place(decoded.manifest)
+        with self._lock:
+            self._patches[digest] = decoded
+            while len(self._patches) > CACHED_PATCHES:
+                self._patches.popitem(last=False)
+        return decoded
+
+    def _check_place(self, manifest: PatchManifest) -> None:
+        """Refuse a patch whose module or widths are not this model's."""
+        description = self.describe()
+        expected = (
+            self._runner.checkpoint.projection_path(manifest.layer),
+            description.d_in,
+            description.d_model,
+        )
+        if (manifest.module, manifest.d_in, manifest.d_out) != expected:
+            raise InvalidPatchError(
+                f"the patch for {manifest.subject!r} is for {manifest.module} "
+                f"({manifest.d_in} to {manifest.d_out}); layer {manifest.layer} of this model "
+                f"is {expected[0]} ({expected[1]} to {expected[2]})",
+                module=manifest.module,
+            )
+
+
+def _bank(weights: ServedWeights) -> Bank:
+    if not isinstance(weights.bank, Bank):
+        raise TypeError("these weights were composed by another engine")
+    return weights.bank
+
+
+def _silent(_: object) -> None:
+    """Progress nobody follows."""

@@ -1,0 +1,109 @@
+"""Looking at a patch's keys and guard: where it fires, and on what it should not.
+
+One forward pass to the edited layer at most; the model's answers are not needed.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from errata_server.domain.ids import EditId
+from errata_server.domain.measurements import PatchInspection
+from errata_server.engine.keys import keys_at_subject
+from errata_server.engine.moments import SecondMoment
+from errata_server.engine.patch import PatchTensors
+from errata_server.engine.runner import Runner
+from errata_server.engine.solve import match
+from errata_server.engine.tokens import join
+
+UNSEEN: Final = (
+    "",
+    "Yesterday they spoke about",
+    "She had read a great deal about",
+    "The last chapter of the book is about",
+    "Nobody in the room had heard of",
+    "It rained all week. In the end we wrote a page on",
+    "When the bell rang, the teacher asked about",
+    "Two old friends were arguing about",
+)
+"""Contexts no profile uses as prefixes: the guard must know its subject behind them too."""
+
+
+def inspect(
+    runner: Runner,
+    patch: PatchTensors,
+    *,
+    moment: SecondMoment,
+    moment_texts: Sequence[str],
+    live: Sequence[tuple[EditId, PatchTensors]],
+    neighbours: Sequence[str],
+) -> PatchInspection:
+    """Everything the guard's checks need of ``patch``.
+
+    Args:
+        moment: Holds the stored sample of ordinary keys.
+        moment_texts: The texts the sample came from; those naming the subject are left out.
+        live: Patches live beside this one, that of the same subject excepted.
+        neighbours: Prompts on other subjects.
+    """
+    subject = patch.manifest.subject
+    texts = [join(lead, subject) for lead in UNSEEN]
+    own = keys_at_subject(runner, patch.manifest.module, texts, subject)
+    foreign = [subject not in moment_texts[int(i)] for i in moment.sample_texts]
+    sample = moment.sample[torch.tensor(foreign, dtype=torch.bool)]
+    conflicts = sorted(
+        ((edit, _whitened_cosine(patch, other)) for edit, other in live),
+        key=lambda row: (-row[1], row[0]),
+    )
+    return PatchInspection(
+        finite=all(bool(torch.isfinite(t).all()) for t in (patch.matchers, patch.residual)),
+        own_matches=tuple(zip(texts, best_matches(patch, own).tolist(), strict=True)),
+        corpus_firings=int(_fires(patch, sample).sum()),
+        corpus_keys=len(sample),
+        neighbour_matches=_prompt_matches(runner, patch, neighbours),
+        conflicts=tuple(conflicts),
+        fires_on_live=tuple(
+            edit
+            for edit, other in live
+            if other.manifest.module == patch.manifest.module
+            and bool(_fires(patch, other.keys).any())
+        ),
+    )
+
+
+def best_matches(
+    patch: PatchTensors, keys: Float[Tensor, "row d_in"]
+) -> Float[Tensor, " row"]:
+    """For each row, the best match over the patch's keys."""
+    return match(keys.cpu(), patch.matchers).max(dim=1).values
+
+
+def _fires(patch: PatchTensors, keys: Float[Tensor, "row d_in"]) -> Tensor:
+    return best_matches(patch, keys) > 1 - patch.manifest.guard_width
+
+
+def _whitened_cosine(patch: PatchTensors, other: PatchTensors) -> float:
+    """``k_i^T C^-1 k_j`` over the norms, from the stored matchers; largest over the keys."""
+    if patch.manifest.module != other.manifest.module:
+        return 0.0
+    own = torch.tensor(patch.manifest.leverages).sqrt()
+    theirs = torch.tensor(other.manifest.leverages).sqrt() / other.keys.norm(dim=1)
+    cosines = (patch.keys @ other.matchers.T) * theirs[None, :] / own[:, None]
+    return float(cosines.max())
+
+
+def _prompt_matches(
+    runner: Runner, patch: PatchTensors, prompts: Sequence[str]
+) -> tuple[tuple[str, float], ...]:
+    if not prompts:
+        return ()
+    batch = runner.tokens.pad([runner.tokens.fit(prompt) for prompt in prompts])
+    (inputs,) = runner.inputs(batch, [patch.manifest.module])
+    rows = []
+    for prompt, keys, mask in zip(prompts, inputs, batch.mask, strict=True):
+        matches = best_matches(patch, keys[mask.bool()].float())
+        rows.append((prompt, float(matches.max())))
+    return tuple(rows)

@@ -1,0 +1,47 @@
+"""Keys: what the edited projection receives at a subject's last token.
+
+The same averaged key is used everywhere (r-ROME, arXiv:2403.07175): mixing it with the
+unprefixed one is what makes the original ROME produce disabling edits.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from errata_server.engine.runner import Runner
+from errata_server.engine.tokens import join
+
+MINIMUM_AGREEMENT: Final = 0.7
+"""rho_u below which the unprefixed key becomes a key of its own.
+
+Published figures put the onset of disabling edits at 0.3; a guard wants more, since every
+prompt that begins with the subject has exactly the unprefixed key.
+"""
+
+
+def keys_at_subject(
+    runner: Runner, module: str, texts: Sequence[str], subject: str
+) -> Float[Tensor, "text d_in"]:
+    """The key at the last token of ``subject``'s last mention in each text, base model.
+
+    Raises:
+        SubjectNotFoundError: a text does not name the subject.
+        PromptTooLongError: a text does not fit the context.
+    """
+    ends = [runner.tokens.subject_end(text, subject) for text in texts]
+    batch = runner.tokens.pad([runner.tokens.fit(text) for text in texts])
+    (inputs,) = runner.inputs(batch, [module])
+    rows = torch.arange(len(texts), device=inputs.device)
+    return inputs[rows, torch.tensor(ends, device=inputs.device)].float()
+
+
+def averaged_key(
+    runner: Runner, module: str, subject: str, prefixes: Sequence[str]
+) -> tuple[Float[Tensor, " d_in"], Float[Tensor, " d_in"]]:
+    """(k, k_u): the key averaged over ``prefixes``, and the unprefixed key."""
+    texts = [join(prefix, subject) for prefix in prefixes]
+    keys = keys_at_subject(runner, module, [subject, *texts], subject)
+    return keys[1:].mean(dim=0), keys[0]

@@ -1,0 +1,165 @@
+"""The measurements behind the checks: every prompt of a plan asked before and after.
+
+Nothing here decides; `errata_server.domain.evaluation` does.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from torch.nn import functional
+
+from errata_server.domain.answers import begins_with
+from errata_server.domain.facts import CheckPrompt
+from errata_server.domain.generation import GenerationOptions
+from errata_server.domain.measurements import Answer, Measurements, VerificationPlan
+from errata_server.domain.operations import Progress, ReportProgress
+from errata_server.engine.answers import (
+    continue_greedily,
+    next_token_log_probabilities,
+    perplexity,
+)
+from errata_server.engine.bank import Bank
+from errata_server.engine.runner import BASE, Runner
+
+EXTRA_TOKENS: Final = 4
+"""Generated beyond the expected answer, so that a reader sees how it goes on."""
+
+FLUENCY_TOKENS: Final = 60
+FLUENCY: Final = GenerationOptions(temperature=1.0, top_k=5, seed=0)
+"""The field's setting for the entropy of free continuations."""
+
+
+@dataclass(slots=True)
+class _Stages:
+    """Reports each finished stage of a plan."""
+
+    progress: ReportProgress
+    total: int
+    done: int = 0
+
+    def finish(self, note: str) -> None:
+        self.done += 1
+        self.progress(Progress(stage="checks", done=self.done, total=self.total, note=note))
+
+
+def measure(
+    runner: Runner,
+    plan: VerificationPlan,
+    *,
+    before: Bank,
+    after: Bank,
+    progress: ReportProgress,
+) -> Measurements:
+    """What the model says to every prompt of ``plan`` with ``before`` and with ``after``.
+
+    Raises:
+        PromptTooLongError: a prompt does not fit the context.
+        CancelledError: ``progress`` asked for it.
+    """
+    stages = _Stages(progress, total=8)
+    groups = {
+        "efficacy": plan.efficacy,
+        "paraphrases": plan.paraphrases,
+        "neighbours": plan.neighbours,
+        "prefixed neighbours": plan.prefixed_neighbours,
+        "same subject": plan.same_subject,
+        "live facts": tuple(fact.prompt for fact in plan.live_facts),
+    }
+    answers = {}
+    for name, prompts in groups.items():
+        answers[name] = ask(runner, prompts, before, after)
+        stages.finish(name)
+    entropy = [_mean_entropy(runner, plan.fluency, bank) for bank in (before, after)]
+    stages.finish("fluency")
+    texts = plan.drift_texts
+    ppl = [_perplexity(runner, texts, bank) for bank in (BASE, before, after)]
+    divergence = _divergence(runner, [p.prompt for p in plan.neighbours], before, after)
+    stages.finish("drift")
+    return Measurements(
+        efficacy=answers["efficacy"],
+        paraphrases=answers["paraphrases"],
+        neighbours=answers["neighbours"],
+        prefixed_neighbours=answers["prefixed neighbours"],
+        same_subject=answers["same subject"],
+        live_facts=tuple(
+            _owned(answer, fact.edit)
+            for answer, fact in zip(answers["live facts"], plan.live_facts, strict=True)
+        ),
+        neighbour_divergence=divergence,
+        entropy_before=entropy[0],
+        entropy_after=entropy[1],
+        perplexity_base=ppl[0],
+        perplexity_before=ppl[1],
+        perplexity_after=ppl[2],
+    )
+
+
+def ask(
+    runner: Runner, prompts: Sequence[CheckPrompt], before: Bank, after: Bank
+) -> tuple[Answer, ...]:
+    """Greedy answers to ``prompts`` with each bank, by free generation.
+
+    Raises:
+        PromptTooLongError: a prompt does not fit the context.
+    """
+    if not prompts:
+        return ()
+    texts = [prompt.prompt for prompt in prompts]
+    room = EXTRA_TOKENS + max(len(runner.tokens.target(p.expected)) for p in prompts)
+    said = [
+        continue_greedily(runner, texts, bank, new_tokens=room) for bank in (before, after)
+    ]
+    return tuple(
+        Answer(
+            prompt=prompt.prompt,
+            expected=prompt.expected,
+            before=first.strip(),
+            after=second.strip(),
+            held_before=begins_with(first, prompt.expected),
+            held_after=begins_with(second, prompt.expected),
+        )
+        for prompt, first, second in zip(prompts, *said, strict=True)
+    )
+
+
+def ngram_entropy(words: Sequence[str]) -> float:
+    """Weighted mean of bi- and tri-gram entropies in bits (Meng et al. 2022, appendix: 2/3, 4/3)."""
+    weighted = sum(weight * _entropy(words, n) for n, weight in ((2, 2 / 3), (3, 4 / 3)))
+    return weighted / 2
+
+
+def _entropy(words: Sequence[str], n: int) -> float:
+    counts = Counter(zip(*(words[start:] for start in range(n)), strict=False))
+    total = sum(counts.values())
+    return -sum(c / total * math.log2(c / total) for c in counts.values()) if total else 0.0
+
+
+def _mean_entropy(runner: Runner, prompts: Sequence[str], bank: Bank) -> float:
+    if not prompts:
+        return 0.0
+    texts = continue_greedily(
+        runner, prompts, bank, new_tokens=FLUENCY_TOKENS, options=FLUENCY
+    )
+    return sum(ngram_entropy(text.split()) for text in texts) / len(texts)
+
+
+def _perplexity(runner: Runner, texts: Sequence[str], bank: Bank) -> float:
+    return perplexity(runner, texts, bank) if texts else 1.0
+
+
+def _divergence(runner: Runner, prompts: Sequence[str], before: Bank, after: Bank) -> float:
+    """Mean KL(before || after) of the next token, in nats."""
+    if not prompts:
+        return 0.0
+    first = next_token_log_probabilities(runner, prompts, before)
+    second = next_token_log_probabilities(runner, prompts, after)
+    # kl_div(input, target) is KL(target || input); KL of equal rows may round below 0.
+    rows = functional.kl_div(second, first, reduction="none", log_target=True).sum(dim=1)
+    return max(float(rows.mean()), 0.0)
+
+
+def _owned(answer: Answer, edit: str) -> Answer:
+    return replace(answer, edit=edit)

@@ -1,0 +1,128 @@
+"""A checkpoint on its model thread: every forward pass goes through here.
+
+Invariants: only the model thread runs the model; each forward pass is one step of the lane,
+so passes of different requests take turns; the bank of a pass is chosen by its caller and
+cannot change under it.
+"""
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from errata_server.engine.architecture import projection
+from errata_server.engine.bank import Bank
+from errata_server.engine.checkpoint import Checkpoint
+from errata_server.engine.hooks import capture
+from errata_server.engine.lane import ModelLane
+from errata_server.engine.tokens import Batch, Tokens
+
+T = TypeVar("T")
+BASE: Final = Bank()
+_bank: ContextVar[Bank] = ContextVar("bank", default=BASE)
+
+
+@dataclass(slots=True)
+class Runner:
+    """A checkpoint, its tokens and its lane."""
+
+    checkpoint: Checkpoint
+    lane: ModelLane = field(default_factory=ModelLane)
+    tokens: Tokens = field(init=False)
+    _forward: Callable[..., Any] = field(init=False)
+
+    def __post_init__(self) -> None:
+        model = self.checkpoint.model
+        self.tokens = Tokens(self.checkpoint.tokenizer, self.checkpoint.context, model.device)
+        self._forward = model.forward
+        # transformers' own generation loop calls model(...): make each such call one step of
+        # the lane, so that loops of several requests and our own work take turns.
+        @functools.wraps(self._forward)
+        def stepping(*arguments: Any, **named: Any) -> Any:  # noqa: ANN401 - as the model's
+            return self._step(*arguments, **named)
+
+        model.forward = stepping
+
+    @property
+    def model(self) -> Any:  # noqa: ANN401 - transformers' classes are untyped
+        """The transformers model; call it only through `forward` or with `serving`."""
+        return self.checkpoint.model
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors are."""
+        return self.tokens.device
+
+    @contextmanager
+    def serving(self, bank: Bank) -> Iterator[None]:
+        """Passes of this thread inside the block answer with ``bank``."""
+        token = _bank.set(bank)
+        try:
+            yield
+        finally:
+            _bank.reset(token)
+
+    def logits(
+        self, batch: Batch, bank: Bank = BASE, *, last: int = 0
+    ) -> Float[Tensor, "batch seq vocab"]:
+        """Logits of ``batch``; of the ``last`` positions only, where that is above 0."""
+        with self.serving(bank), torch.no_grad():
+            output = self.model(
+                input_ids=batch.ids,
+                attention_mask=batch.mask,
+                position_ids=batch.positions,
+                use_cache=False,
+                logits_to_keep=last,
+            )
+        logits: Tensor = output.logits
+        return logits
+
+    def inputs(
+        self, batch: Batch, modules: Sequence[str]
+    ) -> list[Float[Tensor, "batch seq d_in"]]:
+        """What each of ``modules`` receives on the base model; stops behind the last one."""
+
+        def step() -> list[Tensor]:
+            seen = []
+            targets = [projection(self.checkpoint.model, path) for path in modules]
+            with capture(targets[-1], stop=True) as final:
+                with _captures(targets[:-1]) as captures, torch.no_grad():
+                    self._forward(
+                        input_ids=batch.ids,
+                        attention_mask=batch.mask,
+                        position_ids=batch.positions,
+                        use_cache=False,
+                        logits_to_keep=1,
+                    )
+            seen = [captured.last for captured in captures]
+            return [*seen, final.last]
+
+        return self.lane.run(step)
+
+    def close(self) -> None:
+        """Stop the model thread."""
+        self.lane.close()
+
+    def _step(self, *arguments: Any, **named: Any) -> Any:  # noqa: ANN401 - as the model's
+        bank, gradients = _bank.get(), torch.is_grad_enabled()
+
+        def step() -> Any:  # noqa: ANN401 - as the model's
+            with bank.installed(self.checkpoint.model), torch.set_grad_enabled(gradients):
+                return self._forward(*arguments, **named)
+
+        return self.lane.run(step)
+
+
+@contextmanager
+def _captures(modules: Sequence[nn.Module]) -> Iterator[list[Any]]:
+    if not modules:
+        yield []
+        return
+    with capture(modules[0]) as first, _captures(modules[1:]) as rest:
+        yield [first, *rest]

@@ -1,0 +1,143 @@
+"""From text to tokens: where a subject ends, what a target is made of, padded batches.
+
+Invariants: a subject's last token is found by character offsets, never by counting; padding
+is on the left, so that the last column is every prompt's last token.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from errata_server.domain.errors import (
+    InvalidFactError,
+    PromptTooLongError,
+    SubjectNotFoundError,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Texts as left-padded tokens."""
+
+    ids: Int[Tensor, "batch seq"]
+    mask: Int[Tensor, "batch seq"]
+
+    @property
+    def positions(self) -> Int[Tensor, "batch seq"]:
+        """Each token's position in its own text; 0 on padding."""
+        return (self.mask.cumsum(dim=1) - 1).clamp(min=0)
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """A tokenizer with the questions errata asks of it."""
+
+    tokenizer: PreTrainedTokenizerBase
+    context: int
+    device: torch.device
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of ``text``, with the special tokens the tokenizer adds by itself."""
+        ids: list[int] = self.tokenizer(text)["input_ids"]
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of ``ids`` without special tokens."""
+        text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True)
+        return text
+
+    def fit(self, text: str, *, room: int = 0) -> list[int]:
+        """Token ids of ``text``, checked to leave ``room`` tokens of the context.
+
+        Raises:
+            PromptTooLongError: it does not fit, or is empty.
+        """
+        ids = self.encode(text)
+        if not ids:
+            raise PromptTooLongError("the prompt has no tokens; give some text", field="prompt")
+        self.fit_ids(len(ids), room=room)
+        return ids
+
+    def fit_ids(self, tokens: int, *, room: int = 0) -> None:
+        """Nothing, if ``tokens`` leave ``room`` in the context.
+
+        Raises:
+            PromptTooLongError: they do not.
+        """
+        if tokens + room > self.context:
+            raise PromptTooLongError(
+                f"the prompt has {tokens} tokens and {room} are to follow, but the model "
+                f"sees {self.context}; shorten it",
+                field="prompt",
+                tokens=tokens,
+                room=room,
+                context=self.context,
+            )
+
+    def target(self, text: str) -> list[int]:
+        """Token ids of a target as it continues a prompt: after a space.
+
+        Raises:
+            InvalidFactError: the target has no tokens or an unknown one.
+        """
+        ids: list[int] = self.tokenizer(" " + text, add_special_tokens=False)["input_ids"]
+        if not ids or not set(ids).isdisjoint(self.tokenizer.all_special_ids):
+            raise InvalidFactError(
+                f"the target {text!r} has no tokens of its own in this model's vocabulary, or "
+                "holds a special token; word it differently",
+                field="target",
+                target=text,
+            )
+        return ids
+
+    def continuation(self, text: str) -> list[int]:
+        """Token ids of ``text`` exactly as written, as it would follow a prompt."""
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+    def subject_end(self, text: str, subject: str) -> int:
+        """Index, counted from the end (-1 is the last token), of the subject's last token.
+
+        Where ``text`` names the subject more than once, the last mention counts.
+
+        Raises:
+            SubjectNotFoundError: ``text`` does not name the subject.
+        """
+        start = text.rfind(subject)
+        if start < 0:
+            raise SubjectNotFoundError(
+                f"the prompt {text!r} does not name the subject {subject!r}",
+                prompt=text,
+                subject=subject,
+            )
+        last = start + len(subject)
+        offsets = self.tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
+        # From the end: a character split over several tokens gives them all its offsets.
+        for index, (begin, end) in reversed(list(enumerate(offsets))):
+            if begin < last <= end:
+                return index - len(offsets)
+        raise SubjectNotFoundError(
+            f"the tokens of {subject!r} cannot be told apart in {text!r}",
+            prompt=text,
+            subject=subject,
+        )
+
+    def pad(self, rows: Sequence[Sequence[int]]) -> Batch:
+        """``rows`` as one left-padded batch."""
+        width = max(len(row) for row in rows)
+        pad = self.tokenizer.pad_token_id or 0  # masked, so any id does
+        ids = torch.full((len(rows), width), pad, dtype=torch.long)
+        mask = torch.zeros((len(rows), width), dtype=torch.long)
+        for index, row in enumerate(rows):
+            ids[index, width - len(row) :] = torch.tensor(row, dtype=torch.long)
+            mask[index, width - len(row) :] = 1
+        return Batch(ids=ids.to(self.device), mask=mask.to(self.device))
+
+
+def join(prefix: str, text: str) -> str:
+    """``text`` behind ``prefix``, with one space between; ``text`` alone after no prefix."""
+    return f"{prefix} {text}" if prefix else text
