@@ -75,7 +75,7 @@ class PatchInspection:
 
     corpus_keys: int
     neighbour_matches: tuple[tuple[str, float], ...]
-    """Neighbour prompts, and the match nearest 1 over their tokens."""
+    """Neighbour prompts, and the best match over their tokens."""
 
     conflicts: tuple[tuple[EditId, float], ...]
     """Live edits, and this patch's whitened cosine with their keys; largest first."""

@@ -17,7 +17,7 @@ class Composition(StrEnum):
     """How live patches act on the edited projection."""
 
     GUARDED = "guarded"
-    """Only where an edit's own key is recognised, the nearest match alone."""
+    """Only where an edit's own key is recognised, the best match alone."""
 
     LINEAR = "linear"
     """As one weight change over all edits; what leaves for other engines."""

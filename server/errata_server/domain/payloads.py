@@ -26,7 +26,7 @@ def read_manifest(payload: bytes) -> PatchManifest:
         (length,) = _LENGTH.unpack_from(payload)
         header = json.loads(payload[_LENGTH.size : _LENGTH.size + length])
         return PatchManifest.from_body(header["__metadata__"][MANIFEST_KEY].encode())
-    except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (struct.error, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InvalidPatchError(
             "the artifact is not a patch: its safetensors header holds no manifest; "
             "propose the edit again",

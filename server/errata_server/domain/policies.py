@@ -3,6 +3,7 @@
 Invariant: a policy's digest is over its canonical body and is named in every report.
 """
 
+import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
@@ -54,7 +55,9 @@ class Policy:
     def __post_init__(self) -> None:
         object.__setattr__(self, "composition", Composition(self.composition))
         for name, value in asdict(self).items():
-            if name != "composition" and not (isinstance(value, int | float) and value >= 0):
+            if name != "composition" and not (
+                isinstance(value, int | float) and math.isfinite(value) and value >= 0
+            ):
                 raise InvalidInputError(
                     f"policy value {name} must be a number of at least 0, not {value!r}",
                     field=name,

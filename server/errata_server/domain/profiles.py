@@ -65,7 +65,7 @@ class Profile:
     """Optimisation stops once the target has this probability in every context."""
 
     guard_width: float
-    """tau: an edit fires where its match is within this distance of 1."""
+    """tau: an edit fires where its match exceeds 1 - tau."""
 
     ridge: float
     """Added to the second moment, as a multiple of its mean diagonal."""
@@ -74,6 +74,8 @@ class Profile:
     moment_tokens: int
     sequence_length: int
     mean_value_norm: float
+    """Mean norm of the value residuals of the calibration's edits."""
+
     seed: int
     evidence: tuple[dict[str, float], ...] = ()
     """The calibration sweep's rows, so that a reader sees why these values."""

@@ -51,6 +51,7 @@ class Engine(Protocol):
             SubjectNotFoundError: the tokens of the subject cannot be told apart.
             InvalidFactError: a target has no tokens, or holds an under-trained one.
             PromptTooLongError: a prompt with its prefixes does not fit the context.
+            AlreadyTrueError: the base model gives every target already.
         """
         ...
 
@@ -58,7 +59,6 @@ class Engine(Protocol):
         """Compute keys and value of an edit against the base model.
 
         Raises:
-            AlreadyTrueError: the base model gives every target already.
             CancelledError: ``progress`` asked for it.
             (and everything `validate` raises)
         """

@@ -1,0 +1,60 @@
+"""Patches by digest, kept in memory as long as they fit.
+
+Invariant: an artifact is immutable and was hashed when the ledger gave it, so a cached one
+is never out of date.
+"""
+
+import threading
+from collections import OrderedDict
+from typing import Final
+
+from errata_server.domain.ids import Digest
+from errata_server.domain.patches import PatchManifest
+from errata_server.domain.payloads import read_manifest
+from errata_server.ledger.ledger import Ledger
+
+MAX_BYTES: Final = 256 * 1024 * 1024
+
+
+class Artifacts:
+    """The ledger's artifacts behind a least-recently-used cache."""
+
+    def __init__(self, ledger: Ledger, *, max_bytes: int = MAX_BYTES) -> None:
+        """Read from ``ledger``, keeping at most ``max_bytes`` of payloads."""
+        self._ledger = ledger
+        self._max_bytes = max_bytes
+        self._lock = threading.Lock()
+        self._payloads: OrderedDict[Digest, bytes] = OrderedDict()
+        self._held = 0
+
+    def load(self, digest: Digest) -> bytes:
+        """The payload of a patch.
+
+        Raises:
+            LedgerCorruptError: the stored bytes hash to something else.
+            LedgerUnavailableError: the database does not answer.
+        """
+        with self._lock:
+            if digest in self._payloads:
+                self._payloads.move_to_end(digest)
+                return self._payloads[digest]
+        payload = self._ledger.artifact(digest)
+        self._keep(digest, payload)
+        return payload
+
+    def manifest(self, digest: Digest) -> PatchManifest:
+        """What the patch is for.
+
+        Raises:
+            InvalidPatchError: the artifact is not a patch.
+        """
+        return read_manifest(self.load(digest))
+
+    def _keep(self, digest: Digest, payload: bytes) -> None:
+        with self._lock:
+            if digest not in self._payloads:
+                self._payloads[digest] = payload
+                self._held += len(payload)
+            while self._held > self._max_bytes:
+                _, dropped = self._payloads.popitem(last=False)
+                self._held -= len(dropped)

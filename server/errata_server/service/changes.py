@@ -1,0 +1,379 @@
+"""Applying and reverting edits: the only place that moves what is served.
+
+Invariants: prepare, commit, publish, in this order, so that a failure before the commit
+leaves no trace and one after it is caught up with; a repeated request id gives the earlier
+result before anything else is looked at; a revision that another writer made meanwhile is
+never overwritten.
+"""
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Final
+
+from errata_server import telemetry
+from errata_server.domain.checks import Report
+from errata_server.domain.edits import AppliedEdit, AppliedSet, Edit
+from errata_server.domain.errors import (
+    InvalidInputError,
+    ModelMismatchError,
+    PreconditionError,
+    RequestIdReusedError,
+    StaleRevisionError,
+)
+from errata_server.domain.ids import MAIN, BranchName, Digest, EditId, ModelId
+from errata_server.domain.revisions import EditReference, Revision, RevisionKind
+from errata_server.ledger.ledger import Ledger
+from errata_server.service.calls import Call
+from errata_server.service.edits import EditReader
+from errata_server.service.ports import Engine
+from errata_server.service.serving import Serving
+from errata_server.service.views import Pinned
+
+ATTEMPTS: Final = 8
+"""Times a change is put on top of a new head when other servers keep committing."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Top:
+    """A branch's newest revision and what it has applied."""
+
+    revision: Revision
+    applied: AppliedSet
+
+
+@dataclass(frozen=True, slots=True)
+class _Planned:
+    """What a change does to what a branch has applied."""
+
+    edits: tuple[EditReference, ...]
+    applied: AppliedSet
+    override: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Change:
+    """A change asked for, before it is known what it is put on top of."""
+
+    kind: RevisionKind
+    branch: BranchName
+    call: Call
+    request_digest: Digest
+    expected: str
+    plan: Callable[[_Top], _Planned]
+    by: str = ""
+    """How the edits of a revert were named, for the metrics."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Changes:
+    """Puts edits into production and takes them back."""
+
+    engine: Engine
+    ledger: Ledger
+    model: ModelId
+    serving: Serving
+    edits: EditReader
+    now: Callable[[], datetime]
+    _locks: dict[BranchName, threading.Lock] = field(init=False, default_factory=dict)
+    _locks_lock: threading.Lock = field(init=False, default_factory=threading.Lock)
+
+    def apply(
+        self,
+        edit_ids: Sequence[EditId],
+        branch: BranchName,
+        call: Call,
+        *,
+        override: str = "",
+        expected: str = "",
+        validate_only: bool = False,
+    ) -> Pinned:
+        """Make edits live, in the order given; an edit of the same subject is superseded.
+
+        Args:
+            edit_ids: Edits whose latest report passed, unless ``override`` says otherwise.
+            branch: Where to apply them.
+            call: Who asks; a repeated request id gives the earlier revision.
+            override: Why failed checks are to be disregarded; recorded in the revision.
+            expected: The revision the caller believes to be the head.
+            validate_only: Return what would be committed, and commit nothing.
+
+        Raises:
+            BranchNotFoundError: there is no such branch.
+            EditNotFoundError: one of the edits does not exist.
+            VerificationFailedError: a report has failed checks and there is no override.
+            AlreadyAppliedError: one of them is applied already.
+            ModelMismatchError: one was computed against another checkpoint.
+            RevisionNotFoundError: ``expected`` does not exist.
+            StaleRevisionError: the head is not ``expected``.
+            RequestIdReusedError: the request id was used for something else.
+        """
+        reason = override.strip()
+        change = _Change(
+            kind=RevisionKind.APPLY,
+            branch=branch,
+            call=call,
+            request_digest=call.digest(
+                "apply", edits=list(edit_ids), branch=branch, override=reason, expected=expected
+            ),
+            expected=expected,
+            plan=lambda top: self._plan_apply(edit_ids, reason, top),
+        )
+        return self._make(change, validate_only=validate_only)
+
+    def revert(
+        self,
+        edit_ids: Sequence[EditId],
+        branch: BranchName,
+        call: Call,
+        *,
+        to_revision: str = "",
+        expected: str = "",
+        validate_only: bool = False,
+    ) -> Pinned:
+        """Take edits back, as if they had never been applied.
+
+        A revert only ever removes. ``to_revision`` therefore works where what was applied
+        there is what is left of today's edits once some are taken out, which is always so
+        unless an edit of that time has been reverted since; then the error names what to
+        apply again, and the two steps stay two visible revisions.
+
+        Args:
+            edit_ids: The edits; empty where ``to_revision`` is given.
+            branch: Where to revert them.
+            call: Who asks; a repeated request id gives the earlier revision.
+            to_revision: Return to what was applied at this revision.
+            expected: The revision the caller believes to be the head.
+            validate_only: Return what would be committed, and commit nothing.
+
+        Raises:
+            InvalidInputError: both edits and a revision are given, or neither.
+            BranchNotFoundError: there is no such branch.
+            EditNotFoundError: one of the edits does not exist.
+            NotAppliedError: one of them is not applied.
+            PreconditionError: ``to_revision`` needs edits applied again, or is where the
+                branch stands already.
+            RevisionNotFoundError: ``to_revision`` or ``expected`` does not exist.
+            StaleRevisionError: the head is not ``expected``.
+            RequestIdReusedError: the request id was used for something else.
+        """
+        if bool(edit_ids) == bool(to_revision):
+            raise InvalidInputError(
+                "name either the edits to revert or the revision to return to", field="names"
+            )
+        change = _Change(
+            kind=RevisionKind.REVERT,
+            branch=branch,
+            call=call,
+            request_digest=call.digest(
+                "revert", edits=list(edit_ids), branch=branch, to=to_revision, expected=expected
+            ),
+            expected=expected,
+            plan=lambda top: self._plan_revert(edit_ids, to_revision, top),
+            by="to_revision" if to_revision else "edits",
+        )
+        return self._make(change, validate_only=validate_only)
+
+    def _make(self, change: _Change, *, validate_only: bool) -> Pinned:
+        earlier = self._earlier(change)
+        if earlier is not None:
+            return earlier
+        self.ledger.head(self.model, change.branch)
+        with self._lock_of(change.branch):
+            if validate_only:
+                return self._prepare(change, self._top(change))
+            return self._commit(change)
+
+    def _earlier(self, change: _Change) -> Pinned | None:
+        """What this request id did before, if it did anything."""
+        request_id = change.call.request_id
+        revision = self.ledger.revision_by_request(self.model, request_id)
+        if revision is None:
+            return None
+        if revision.request_digest != change.request_digest:
+            raise RequestIdReusedError(
+                f"request id {request_id!r} made revision {revision.id[:12]} from another "
+                "request; use a new request id",
+                request_id=request_id,
+                revision=revision.id,
+            )
+        return self.serving.at(revision.id)
+
+    def _commit(self, change: _Change) -> Pinned:
+        for attempt in range(1, ATTEMPTS + 1):
+            prepared = self._prepare(change, self._top(change))
+            try:
+                with telemetry.stage("commit"):
+                    committed = self.ledger.append(prepared.revision)
+            except StaleRevisionError:
+                if attempt == ATTEMPTS:
+                    raise
+                continue  # if the caller expects a revision, `_top` raises now
+            if committed.id != prepared.revision.id:  # another server took the same request
+                self.serving.refresh()
+                return self.serving.at(committed.id)
+            if change.branch == MAIN:
+                with telemetry.stage("publish"):
+                    self.serving.publish(prepared)
+            if change.kind is RevisionKind.REVERT:
+                telemetry.count_revert(change.by)
+            return prepared
+        raise AssertionError("the last attempt returns or raises")
+
+    def _top(self, change: _Change) -> _Top:
+        """The branch's head, once it is what the caller expects."""
+        if change.branch == MAIN:
+            pinned = self.serving.refresh()
+            top = _Top(pinned.revision, pinned.applied)
+        else:
+            head = self.ledger.head(self.model, change.branch)
+            top = _Top(head, self.ledger.applied(self.model, head.id))
+        if change.expected and change.expected != top.revision.id:
+            expected = self.ledger.find_revision(self.model, change.expected)
+            if expected.id != top.revision.id:
+                raise _stale(change, expected, top.revision)
+        return top
+
+    def _prepare(self, change: _Change, top: _Top) -> Pinned:
+        """The revision that ``change`` would make on ``top``, with its weights composed."""
+        planned = change.plan(top)
+        composition = top.revision.composition
+        weights = self.serving.prepare(planned.applied, composition)
+        superseded, restored = _shifted(top.applied, planned.applied)
+        model_digest = self.engine.describe().digest
+        revision = Revision(
+            model=self.model,
+            model_digest=model_digest,
+            branch=change.branch,
+            sequence=top.revision.sequence + 1,
+            parent=top.revision.id,
+            kind=change.kind,
+            edits=planned.edits,
+            superseded=superseded,
+            restored=restored,
+            active_count=len(planned.applied.active()),
+            composition=composition,
+            active_set_digest=planned.applied.digest(model=model_digest, composition=composition),
+            weights_digest=weights.digest,
+            actor=change.call.actor,
+            reason=change.call.reason,
+            ticket=change.call.ticket,
+            override=planned.override,
+            request_id=change.call.request_id,
+            request_digest=change.request_digest,
+            created_at=self.now(),
+        )
+        return Pinned(revision=revision, weights=weights, applied=planned.applied)
+
+    def _plan_apply(self, edit_ids: Sequence[EditId], override: str, top: _Top) -> _Planned:
+        _require_distinct(edit_ids)
+        edits = [self.edits.stored(edit_id) for edit_id in edit_ids]
+        applied = top.applied.apply(
+            AppliedEdit(edit=edit.id, subject=edit.request.subject, patch=edit.patch)
+            for edit in edits
+        )
+        reports = [self._admissible(edit, override) for edit in edits]
+        failed = any(not report.passed for report in reports)
+        return _Planned(
+            edits=tuple(map(_reference, edits, reports)),
+            applied=applied,
+            override=override if failed else "",
+        )
+
+    def _admissible(self, edit: Edit, override: str) -> Report:
+        """The report that lets ``edit`` go live."""
+        model = self.engine.describe().digest
+        manifest = self.serving.artifacts.manifest(edit.patch)
+        if manifest.model_digest != model:
+            raise ModelMismatchError(
+                f"edit {edit.id} was computed against checkpoint {manifest.model_digest[:12]}, "
+                f"not {model[:12]}; propose it again",
+                edit=edit.id,
+                patch_model=manifest.model_digest,
+                model=model,
+            )
+        report = self.ledger.latest_report(edit.id)
+        if report.patch != edit.patch:
+            raise PreconditionError(
+                f"the latest report of edit {edit.id} is about another patch; verify it again",
+                edit=edit.id,
+                report=report.id,
+            )
+        if not override:
+            report.raise_for_failures()
+        return report
+
+    def _plan_revert(self, edit_ids: Sequence[EditId], to_revision: str, top: _Top) -> _Planned:
+        _require_distinct(edit_ids or ["to_revision"])
+        if to_revision:
+            edit_ids = self._since(to_revision, top)
+        edits = [self.edits.stored(edit_id) for edit_id in edit_ids]
+        applied = top.applied.revert(edit_ids)
+        reports = [self.ledger.latest_report(edit.id) for edit in edits]
+        return _Planned(edits=tuple(map(_reference, edits, reports)), applied=applied)
+
+    def _since(self, to_revision: str, top: _Top) -> list[EditId]:
+        """The edits to revert so that what was applied at ``to_revision`` is left."""
+        target = self.ledger.find_revision(self.model, to_revision)
+        wanted = [edit.edit for edit in self.ledger.applied(self.model, target.id).applied]
+        present = [edit.edit for edit in top.applied.applied]
+        missing = sorted(set(wanted) - set(present))
+        if missing:
+            raise PreconditionError(
+                f"revision {target.id[:12]} had edits applied that have been reverted since: "
+                f"{', '.join(missing)}; apply them again, or name the edits to revert",
+                revision=target.id,
+                edits=",".join(missing),
+            )
+        kept = set(wanted)
+        if wanted != [edit for edit in present if edit in kept]:
+            raise PreconditionError(
+                f"since revision {target.id[:12]} its edits were applied in another order; "
+                "name the edits to revert",
+                revision=target.id,
+            )
+        since = [edit for edit in present if edit not in kept]
+        if not since:
+            raise PreconditionError(
+                f"the branch has applied just what it had at revision {target.id[:12]}; "
+                "there is nothing to revert",
+                revision=target.id,
+            )
+        return since
+
+    def _lock_of(self, branch: BranchName) -> threading.Lock:
+        with self._locks_lock:
+            return self._locks.setdefault(branch, threading.Lock())
+
+
+def _require_distinct(edit_ids: Sequence[str]) -> None:
+    if not edit_ids:
+        raise InvalidInputError("name at least one edit", field="names")
+    if len(set(edit_ids)) != len(edit_ids):
+        raise InvalidInputError("an edit is named twice; name each once", field="names")
+
+
+def _reference(edit: Edit, report: Report) -> EditReference:
+    return EditReference(edit=edit.id, edit_digest=edit.digest, patch=edit.patch, report=report.id)
+
+
+def _shifted(
+    before: AppliedSet, after: AppliedSet
+) -> tuple[tuple[EditId, ...], tuple[EditId, ...]]:
+    """Edits applied before and after that lost their activity, and that regained it."""
+    was = {edit.edit for edit in before.active()}
+    is_now = {edit.edit for edit in after.active()}
+    superseded = (edit.edit for edit in after.applied if edit.edit in was - is_now)
+    restored = (edit.edit for edit in before.applied if edit.edit in is_now - was)
+    return tuple(sorted(superseded)), tuple(sorted(restored))
+
+
+def _stale(change: _Change, expected: Revision, head: Revision) -> StaleRevisionError:
+    return StaleRevisionError(
+        f"branch {change.branch} is at revision {head.id[:12]} (sequence {head.sequence}), not "
+        f"at {expected.id[:12]}; read the head and retry",
+        expected=expected.id,
+        head=head.id,
+        sequence=head.sequence,
+    )

@@ -1,0 +1,132 @@
+"""Reading edits: the stored rows, and the state that follows from them.
+
+Invariant: a state is computed from reports, approvals and what main has applied, never
+stored, so that it cannot disagree with them.
+"""
+
+from dataclasses import dataclass
+
+from errata_server.domain.checks import Report
+from errata_server.domain.edits import Approval, Edit, EditState
+from errata_server.domain.errors import EditNotFoundError, InvalidInputError
+from errata_server.domain.ids import MAIN, EditId, ModelId
+from errata_server.ledger.ledger import Ledger
+from errata_server.service.calls import page_limit
+from errata_server.service.serving import Serving
+from errata_server.service.views import EditView, Page
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class EditReader:
+    """The edits of one model as the ledger and main's head show them."""
+
+    ledger: Ledger
+    model: ModelId
+    serving: Serving
+
+    def stored(self, edit_id: EditId) -> Edit:
+        """The edit's row.
+
+        Raises:
+            EditNotFoundError: this model has no such edit.
+        """
+        edit = self.ledger.edit(edit_id)
+        if edit.model != self.model:
+            raise EditNotFoundError(
+                f"edit {edit_id} belongs to model {edit.model}, not {self.model}",
+                edit=edit_id,
+                model=edit.model,
+            )
+        return edit
+
+    def view(self, edit_id: EditId) -> EditView:
+        """The edit with everything derived from other rows.
+
+        Raises:
+            EditNotFoundError: this model has no such edit.
+        """
+        return self._view(self.stored(edit_id), self._standing())
+
+    def page(
+        self, *, state: EditState | None = None, page_size: int = 0, page_token: str = ""
+    ) -> Page[EditView]:
+        """Edits newest first, in one state where it is given.
+
+        Raises:
+            InvalidInputError: the page size is negative or the token is none of ours.
+        """
+        limit = page_limit(page_size)
+        standing = self._standing()
+        found: list[EditView] = []
+        cursor = EditId(page_token) or None
+        while len(found) <= limit:
+            edits = self._after(cursor, limit + 1)
+            views = (self._view(edit, standing) for edit in edits)
+            found += (view for view in views if state in {None, view.state})
+            if len(edits) <= limit:
+                break
+            cursor = edits[-1].id
+        more = len(found) > limit
+        return Page(
+            items=tuple(found[:limit]), next_token=str(found[limit - 1].edit.id) if more else ""
+        )
+
+    def _after(self, cursor: EditId | None, limit: int) -> list[Edit]:
+        try:
+            return self.ledger.edits(self.model, limit=limit, after=cursor)
+        except EditNotFoundError as error:
+            raise InvalidInputError(
+                f"page_token {cursor!r} is not one this server gave out; begin without one",
+                field="page_token",
+            ) from error
+
+    def _view(self, edit: Edit, standing: "_Standing") -> EditView:
+        report = self.ledger.latest_report(edit.id)
+        approvals = tuple(self.ledger.approvals(edit.id))
+        hidden = edit.id in standing.hidden
+        return EditView(
+            edit=edit,
+            state=self._state(edit, report, approvals, standing),
+            manifest=self.serving.artifacts.manifest(edit.patch),
+            artifact_bytes=len(self.serving.artifacts.load(edit.patch)),
+            report=report,
+            approvals=approvals,
+            superseded_by=standing.active[edit.request.subject] if hidden else None,
+        )
+
+    def _state(
+        self,
+        edit: Edit,
+        report: Report,
+        approvals: tuple[Approval, ...],
+        standing: "_Standing",
+    ) -> EditState:
+        if standing.active.get(edit.request.subject) == edit.id:
+            return EditState.APPLIED
+        if edit.id in standing.hidden:
+            return EditState.SUPERSEDED
+        if self.ledger.was_applied(edit.id, MAIN):
+            return EditState.REVERTED
+        if not report.passed:
+            return EditState.REJECTED
+        if any(approval.report == report.id for approval in approvals):
+            return EditState.APPROVED
+        return EditState.VERIFIED
+
+    def _standing(self) -> "_Standing":
+        applied = self.serving.head().applied
+        return _Standing(
+            active={edit.subject: edit.edit for edit in applied.active()},
+            hidden=frozenset(edit.edit for edit in applied.superseded()),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Standing:
+    """What main has applied, by what is asked of it."""
+
+    active: dict[str, EditId]
+    """Subject to the edit that is live."""
+
+    hidden: frozenset[EditId]
+    """Edits that a newer one of the same subject supersedes."""

@@ -1,0 +1,185 @@
+"""Reading and auditing the history of what a branch serves.
+
+Invariants: the ledger is asked, never the cache; a watcher sees every revision once and in
+order, because it asks by sequence and a wake-up is only a hint.
+"""
+
+import time
+from dataclasses import dataclass
+from typing import Final
+
+from errata_server.domain.edits import AppliedEdit
+from errata_server.domain.errors import (
+    InvalidInputError,
+    InvalidPatchError,
+    LedgerCorruptError,
+    ModelMismatchError,
+    NotFoundError,
+)
+from errata_server.domain.ids import MAIN, BranchName, Digest, ModelId
+from errata_server.domain.revisions import Revision
+from errata_server.ledger.audit import AuditResult
+from errata_server.ledger.ledger import Ledger
+from errata_server.ledger.revisions import Branch
+from errata_server.service.calls import page_limit
+from errata_server.service.edits import EditReader
+from errata_server.service.ports import Engine
+from errata_server.service.serving import BASE_REFERENCE, Serving
+from errata_server.service.views import Diff, Page, Pinned
+
+POLL_SECONDS: Final = 0.25
+"""How often the ledger is asked for what other servers have committed."""
+
+WATCH_LIMIT: Final = 500
+"""Revisions a watcher gets at a time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class AuditView:
+    """An audit of the ledger, and of what this server makes of it."""
+
+    ledger: AuditResult
+    served: Pinned
+    served_digest_matches: bool
+    """Whether the weights being served, those composed anew from the ledger's artifacts,
+    and the digest in the revision are the same."""
+
+    base_digest_matches: bool
+    """Whether the base checkpoint's tensors are still those that were loaded."""
+
+    @property
+    def clean(self) -> bool:
+        """Whether nothing is wrong anywhere."""
+        return self.ledger.clean and self.served_digest_matches and self.base_digest_matches
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class History:
+    """The revisions of one model."""
+
+    engine: Engine
+    ledger: Ledger
+    model: ModelId
+    serving: Serving
+    edits: EditReader
+
+    def head(self, branch: BranchName = MAIN) -> Revision:
+        """The newest revision of a branch.
+
+        Raises:
+            BranchNotFoundError: there is no such branch.
+        """
+        return self.ledger.head(self.model, branch)
+
+    def get(self, reference: str) -> Revision:
+        """The revision ``reference`` names; ``base`` is the first.
+
+        Raises:
+            RevisionNotFoundError: it names none, or more than one.
+        """
+        return self.ledger.find_revision(
+            self.model, "0" if reference == BASE_REFERENCE else reference
+        )
+
+    def list(
+        self, branch: BranchName = MAIN, *, page_size: int = 0, page_token: str = ""
+    ) -> Page[Revision]:
+        """A branch's revisions, newest first.
+
+        Raises:
+            BranchNotFoundError: there is no such branch.
+            InvalidInputError: the page size is negative or the token is none of ours.
+        """
+        limit = page_limit(page_size)
+        found = self.ledger.revisions(
+            self.model, branch, before=_before(page_token), limit=limit + 1, newest_first=True
+        )
+        more = len(found) > limit
+        return Page(
+            items=tuple(found[:limit]), next_token=str(found[limit - 1].sequence) if more else ""
+        )
+
+    def branches(self, *, page_size: int = 0, page_token: str = "") -> Page[Branch]:
+        """The model's branches by name.
+
+        Raises:
+            InvalidInputError: the page size is negative.
+        """
+        limit = page_limit(page_size)
+        found = [b for b in self.ledger.branches(self.model) if b.name > page_token]
+        more = len(found) > limit
+        return Page(items=tuple(found[:limit]), next_token=found[limit - 1].name if more else "")
+
+    def diff(self, start: str, end: str) -> Diff:
+        """Which edits are active at ``end`` and not at ``start``, and the other way round.
+
+        Raises:
+            RevisionNotFoundError: one of them names no revision.
+        """
+        first, last = self.get(start), self.get(end)
+        was, is_now = self._active(first), self._active(last)
+        return Diff(
+            start=first,
+            end=last,
+            added=tuple(self.edits.view(edit.edit) for edit in is_now if edit not in was),
+            removed=tuple(self.edits.view(edit.edit) for edit in was if edit not in is_now),
+            unchanged=sum(edit in was for edit in is_now),
+        )
+
+    def watch(
+        self, branch: BranchName, start: int, *, timeout: float = 1.0
+    ) -> tuple[Revision, ...]:
+        """Revisions from sequence ``start`` on: those there are, or the next within ``timeout``.
+
+        A watcher calls this again and again with the sequence after the last one it got.
+
+        Raises:
+            BranchNotFoundError: there is no such branch.
+        """
+        deadline = time.monotonic() + timeout
+        while True:
+            found = self.ledger.revisions(self.model, branch, start=start, limit=WATCH_LIMIT)
+            remaining = deadline - time.monotonic()
+            if found or remaining <= 0:
+                return tuple(found)
+            self.serving.wait_beyond(start - 1, min(POLL_SECONDS, remaining))
+
+    def audit(self) -> AuditView:
+        """Recompute the chain, every digest, and the weights that are being served."""
+        served = self._served()
+        return AuditView(
+            ledger=self.ledger.audit(self.model),
+            served=served,
+            served_digest_matches=served.weights.digest
+            == served.revision.weights_digest
+            == self._composed_anew(served.revision),
+            base_digest_matches=self.engine.base_digest() == self.engine.describe().digest,
+        )
+
+    def _served(self) -> Pinned:
+        try:
+            return self.serving.refresh()
+        except (LedgerCorruptError, NotFoundError):  # the audit is to say so, not to fail of it
+            return self.serving.head()
+
+    def _composed_anew(self, revision: Revision) -> Digest | None:
+        """The weights digest of ``revision`` from the ledger alone; None if it has none."""
+        try:
+            patches = [edit.patch for edit in self._active(revision)]
+            return self.engine.compose(patches, self.ledger.artifact, revision.composition).digest
+        except (LedgerCorruptError, NotFoundError, InvalidPatchError, ModelMismatchError):
+            return None
+
+    def _active(self, revision: Revision) -> tuple[AppliedEdit, ...]:
+        return self.ledger.applied(self.model, revision.id).active()
+
+
+def _before(page_token: str) -> int | None:
+    if not page_token:
+        return None
+    if not page_token.isascii() or not page_token.isdigit():
+        raise InvalidInputError(
+            f"page_token {page_token!r} is not one this server gave out; begin without one",
+            field="page_token",
+        )
+    return int(page_token)

@@ -1,0 +1,304 @@
+"""Calls that outlive their request: run on a pool, watched, cancelled, recorded.
+
+Invariants: every operation that was started ends as SUCCEEDED, FAILED or CANCELLED, be it
+at the next start of the server; progress lives in memory alone; what an unforeseen
+exception says stays in the log.
+"""
+
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any, Final
+
+import structlog
+
+from errata_server import telemetry
+from errata_server.domain.errors import (
+    CancelledError,
+    ErrataError,
+    InvalidInputError,
+    LedgerUnavailableError,
+    OperationNotFoundError,
+    OverloadedError,
+    PreconditionError,
+    UnavailableError,
+)
+from errata_server.domain.ids import (
+    Digest,
+    ModelId,
+    OperationId,
+    RequestId,
+    new_operation_id,
+)
+from errata_server.domain.operations import (
+    Operation,
+    OperationFailure,
+    OperationKind,
+    OperationState,
+    Progress,
+    ReportProgress,
+)
+from errata_server.ledger.ledger import Ledger
+from errata_server.service.calls import page_limit
+from errata_server.service.views import Page
+
+MAX_WAITING: Final = 64
+"""Operations that may be unfinished; beyond it callers are turned away."""
+
+RECORD_DELAYS: Final = (0.1, 0.5, 2.0)
+"""Seconds between attempts to record an ending while the database is away."""
+
+WAITING: Final = Progress(stage="waiting", done=0, total=0)
+Work = Callable[[ReportProgress], dict[str, Any]]
+_LOG = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True, eq=False)
+class _Job:
+    """An operation of this process that has not been recorded as ended."""
+
+    operation: Operation
+    cancelled: threading.Event = field(default_factory=threading.Event)
+    ended: threading.Event = field(default_factory=threading.Event)
+
+    def report(self, progress: Progress) -> None:
+        """Remember ``progress``; the way a cancellation reaches the work."""
+        if self.cancelled.is_set():
+            raise CancelledError(
+                f"operation {self.operation.id} was cancelled", operation=self.operation.id
+            )
+        self.operation = replace(self.operation, progress=progress)
+
+
+class Operations:
+    """Submits work, and answers what has become of it."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        model: ModelId,
+        *,
+        now: Callable[[], datetime],
+        workers: int = 2,
+    ) -> None:
+        """Run at most ``workers`` operations at a time; call `start` once before."""
+        self._ledger = ledger
+        self._model = model
+        self._now = now
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="operation")
+        self._jobs: dict[OperationId, _Job] = {}
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def start(self) -> int:
+        """Fail what an earlier process left running; how many there were.
+
+        Raises:
+            LedgerUnavailableError: the database does not answer.
+        """
+        return self._ledger.interrupt_running_operations(self._model, at=self._now())
+
+    def submit(
+        self,
+        kind: OperationKind,
+        *,
+        actor: str,
+        request_id: RequestId,
+        request_digest: Digest,
+        work: Work,
+    ) -> Operation:
+        """Start ``work``, or find what an earlier call with this request id started.
+
+        Raises:
+            RequestIdReusedError: the request id was used for something else.
+            OverloadedError: too many operations are unfinished.
+            UnavailableError: the server is shutting down.
+        """
+        operation = Operation(
+            id=new_operation_id(),
+            model=self._model,
+            kind=kind,
+            state=OperationState.RUNNING,
+            progress=WAITING,
+            request_id=request_id,
+            request_digest=request_digest,
+            actor=actor,
+            created_at=self._now(),
+        )
+        job = self._admit(operation)
+        try:
+            stored = self._ledger.start_operation(operation)
+        except ErrataError:
+            self._forget(job)
+            raise
+        if stored.id != operation.id:
+            self._forget(job)
+            return self.get(stored.id)
+        telemetry.operation_started(kind.value)
+        # The context carries what must be hidden in the log.
+        self._pool.submit(copy_context().run, self._run, job, work)
+        return job.operation
+
+    def get(self, operation: OperationId) -> Operation:
+        """How an operation stands, with its progress if it runs here.
+
+        Raises:
+            OperationNotFoundError: there is none of this id.
+        """
+        job = self._job(operation)
+        return job.operation if job is not None else self._ledger.operation(operation)
+
+    def list(self, *, page_size: int = 0, page_token: str = "") -> Page[Operation]:
+        """Operations, newest first.
+
+        Raises:
+            InvalidInputError: the page token is none of ours.
+        """
+        limit = page_limit(page_size)
+        found = self._after(OperationId(page_token) or None, limit + 1)
+        live = (self._job(operation.id) for operation in found)
+        shown = [
+            job.operation if job is not None else operation
+            for operation, job in zip(found, live, strict=True)
+        ]
+        more = len(shown) > limit
+        return Page(items=tuple(shown[:limit]), next_token=str(shown[limit - 1].id) if more else "")
+
+    def cancel(self, operation: OperationId) -> Operation:
+        """Ask an operation to stop; it ends between two of its steps.
+
+        Raises:
+            OperationNotFoundError: there is none of this id.
+            PreconditionError: it runs in another server.
+        """
+        job = self._job(operation)
+        if job is None:
+            found = self._ledger.operation(operation)
+            if not found.done:
+                raise PreconditionError(
+                    f"operation {operation} runs in another server; cancel it there",
+                    operation=operation,
+                )
+            return found
+        job.cancelled.set()
+        return job.operation
+
+    def forget(self, operation: OperationId) -> None:
+        """Remove an operation that has ended; what it made stays.
+
+        Raises:
+            OperationNotFoundError: there is none of this id.
+            PreconditionError: it has not ended.
+        """
+        self._ledger.forget_operation(operation)
+
+    def wait(self, operation: OperationId, timeout: float | None) -> Operation:
+        """How an operation stands once it has ended, or after ``timeout`` seconds.
+
+        Raises:
+            OperationNotFoundError: there is none of this id.
+        """
+        job = self._job(operation)
+        if job is None:
+            return self._ledger.operation(operation)
+        job.ended.wait(timeout)
+        return job.operation
+
+    def close(self, grace: float) -> None:
+        """Take no more work, let what runs finish for ``grace`` seconds, then cancel it."""
+        with self._lock:
+            self._closed = True
+            jobs = list(self._jobs.values())
+        deadline = time.monotonic() + grace
+        for job in jobs:
+            job.ended.wait(max(0.0, deadline - time.monotonic()))
+        for job in jobs:
+            job.cancelled.set()
+        self._pool.shutdown(wait=True)
+
+    def _after(self, cursor: OperationId | None, limit: int) -> "tuple[Operation, ...]":
+        try:
+            return tuple(self._ledger.operations(self._model, limit=limit, after=cursor))
+        except OperationNotFoundError as error:
+            raise InvalidInputError(
+                f"page_token {cursor!r} is not one this server gave out; begin without one",
+                field="page_token",
+            ) from error
+
+    def _admit(self, operation: Operation) -> _Job:
+        job = _Job(operation)
+        with self._lock:
+            if self._closed:
+                raise UnavailableError("the server is shutting down; retry on another")
+            if sum(not job.operation.done for job in self._jobs.values()) >= MAX_WAITING:
+                raise OverloadedError(
+                    f"{MAX_WAITING} operations are unfinished already; retry after a while",
+                    waiting=MAX_WAITING,
+                )
+            self._jobs[operation.id] = job
+        return job
+
+    def _job(self, operation: OperationId) -> _Job | None:
+        with self._lock:
+            return self._jobs.get(operation)
+
+    def _forget(self, job: _Job) -> None:
+        with self._lock:
+            self._jobs.pop(job.operation.id, None)
+
+    def _run(self, job: _Job, work: Work) -> None:
+        ended = self._outcome(job, work)
+        job.operation = replace(ended, finished_at=self._now())
+        telemetry.operation_finished(ended.kind.value, ended.state.value)
+        if self._record(job.operation):
+            self._forget(job)
+        job.ended.set()
+
+    def _outcome(self, job: _Job, work: Work) -> Operation:
+        """The operation as it ends, whatever happens in ``work``."""
+        try:
+            job.report(replace(WAITING, stage="started"))
+            result = work(job.report)
+        except CancelledError as error:
+            return replace(job.operation, state=OperationState.CANCELLED, failure=_failure(error))
+        except ErrataError as error:
+            return replace(job.operation, state=OperationState.FAILED, failure=_failure(error))
+        except Exception:  # noqa: BLE001  # the runner's last resort: logged, not told
+            return replace(
+                job.operation, state=OperationState.FAILED, failure=self._internal(job.operation)
+            )
+        return replace(job.operation, state=OperationState.SUCCEEDED, result=result)
+
+    def _internal(self, operation: Operation) -> OperationFailure:
+        error_id = secrets.token_hex(8)
+        _LOG.exception("operation failed", kind=operation.kind.value, error_id=error_id)
+        return OperationFailure(
+            reason="INTERNAL",
+            message=f"internal error {error_id}; the server's log has the details under this id",
+            metadata={"error_id": error_id},
+        )
+
+    def _record(self, operation: Operation) -> bool:
+        """Store how it ended; if the database stays away, memory and the next start know."""
+        for delay in (*RECORD_DELAYS, None):
+            try:
+                self._ledger.finish_operation(operation)
+            except LedgerUnavailableError as error:
+                _LOG.warning("an operation's end was not recorded", reason=error.reason)
+                if delay is not None:
+                    time.sleep(delay)
+            except PreconditionError as error:  # another server's start declared it interrupted
+                _LOG.warning("an operation had been ended elsewhere", reason=error.reason)
+                return True
+            else:
+                return True
+        return False
+
+
+def _failure(error: ErrataError) -> OperationFailure:
+    return OperationFailure(reason=error.reason, message=str(error), metadata=error.metadata)

@@ -1,0 +1,79 @@
+"""What the use cases answer with: domain values put together for one reader.
+
+Invariant: a `Pinned` is immutable, so whoever holds one answers from one revision however
+many are committed meanwhile.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Generic, TypeVar
+
+from errata_server.domain.checks import Report
+from errata_server.domain.edits import AppliedSet, Approval, Edit, EditState
+from errata_server.domain.ids import EditId
+from errata_server.domain.patches import PatchManifest, ServedWeights
+from errata_server.domain.profiles import ModelDescription, Profile
+from errata_server.domain.revisions import Revision
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Pinned:
+    """A revision, what it has applied, and the weights that answer at it."""
+
+    revision: Revision
+    weights: ServedWeights
+    applied: AppliedSet
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EditView:
+    """An edit with all that is derived from other rows; states are of the main branch."""
+
+    edit: Edit
+    state: EditState
+    manifest: PatchManifest
+    artifact_bytes: int
+    report: Report
+    """The latest one."""
+
+    approvals: tuple[Approval, ...]
+    superseded_by: EditId | None
+    """The active edit of the same subject that hides this one, where one does."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page(Generic[Item]):
+    """Some of a list, and where the next page begins."""
+
+    items: tuple[Item, ...]
+    next_token: str
+    """Empty on the last page."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Diff:
+    """Which edits two revisions differ by."""
+
+    start: Revision
+    end: Revision
+    added: tuple[EditView, ...]
+    """Active at ``end`` alone."""
+
+    removed: tuple[EditView, ...]
+    """Active at ``start`` alone."""
+
+    unchanged: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelView:
+    """The served checkpoint, its calibration and what it answers with."""
+
+    description: ModelDescription
+    profile: Profile | None
+    served: Pinned
+    live_edits: int
+    applied_edits: int
+    started_at: datetime

