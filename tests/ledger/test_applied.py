@@ -1,0 +1,135 @@
+"""The fold of the history equals applying and reverting one revision after the other."""
+
+import shutil
+import time
+from dataclasses import replace
+
+import pytest
+from errata_server.domain.edits import AppliedSet
+from errata_server.domain.errors import LedgerCorruptError, RevisionNotFoundError
+from errata_server.domain.ids import RevisionId
+from errata_server.ledger.applied import fold
+from errata_server.ledger.database import Database
+from errata_server.ledger.ledger import Ledger
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.support import MODEL
+from tests.support.histories import Chronicler
+from tests.support.tampering import tampering
+
+SUBJECTS = ("Louvre", "Prado")
+
+
+changes = st.lists(
+    st.tuples(
+        st.sampled_from(["apply", "revert"]),
+        st.lists(st.integers(0, 4), min_size=1, max_size=3, unique=True),
+    ),
+    min_size=1,
+    max_size=8,
+)
+
+
+@settings(
+    max_examples=25,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(subjects=st.lists(st.sampled_from(SUBJECTS), min_size=5, max_size=5), changes=changes)
+def test_the_fold_equals_the_naive_model_at_every_revision(
+    migrated_sqlite, tmp_path_factory, subjects, changes
+):
+    path = shutil.copy(migrated_sqlite, tmp_path_factory.mktemp("fold") / "ledger.db")
+    database = Database(f"sqlite:///{path}")
+    chronicler = Chronicler(Ledger(database))
+    edits = [chronicler.propose(subject) for subject in subjects]
+    naive, expected = AppliedSet(), {chronicler.head(): AppliedSet()}
+
+    for kind, numbers in changes:
+        present = {edit.edit for edit in naive.applied}
+        possible = [n for n in numbers if (edits[n].edit.id in present) is (kind == "revert")]
+        chosen = [edits[number] for number in possible]
+        if kind == "apply" and chosen:
+            naive = naive.apply(edit.applied for edit in chosen)
+            expected[chronicler.apply(*chosen).id] = naive
+        elif chosen:
+            naive = naive.revert(edit.edit.id for edit in chosen)
+            expected[chronicler.revert(*chosen).id] = naive
+
+    for revision_id, applied in expected.items():
+        assert chronicler.ledger.applied(MODEL, revision_id) == applied
+    assert chronicler.ledger.audit(MODEL).findings == ()
+    database.close()
+
+
+def test_each_revision_keeps_its_own_set(chronicler):
+    old, new = chronicler.propose(target="Paris"), chronicler.propose(target="Rome")
+    first, second = chronicler.apply(old), chronicler.apply(new)
+    third = chronicler.revert(new)
+
+    applied = chronicler.ledger.applied
+
+    assert applied(MODEL, first.id).active() == (old.applied,)
+    assert applied(MODEL, second.id).active() == (new.applied,)
+    assert applied(MODEL, second.id).superseded() == (old.applied,)
+    assert applied(MODEL, third.id) == applied(MODEL, first.id)
+    assert second.superseded == (old.edit.id,)
+    assert third.restored == (old.edit.id,)
+
+
+def test_an_unknown_revision_has_no_set(chronicler):
+    with pytest.raises(RevisionNotFoundError):
+        chronicler.ledger.applied(MODEL, RevisionId("f" * 64))
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "DELETE FROM edits",
+        "UPDATE revisions SET kind = 'revert' WHERE sequence = 1",
+        "UPDATE revisions SET kind = 'promote' WHERE sequence = 1",
+        "UPDATE revisions SET kind = 'apply' WHERE sequence = 2",
+    ],
+)
+def test_a_history_that_does_not_fold_is_corrupt(chronicler, ledger_url, statement):
+    stored = chronicler.propose()
+    chronicler.apply(stored)
+    chronicler.revert(stored)
+    with tampering(ledger_url) as tamper:
+        tamper(statement)
+
+    with pytest.raises(LedgerCorruptError, match=r"revisions\[main@"):
+        chronicler.ledger.applied(MODEL, chronicler.head())
+
+
+LENGTH = 10_000
+NUMBERS = f"WITH RECURSIVE n(i) AS (SELECT 2 UNION ALL SELECT i + 1 FROM n WHERE i < {LENGTH - 1})"
+NUMBERED_ID = f"substr('{'0' * 64}' || CAST(i AS TEXT), length(CAST(i AS TEXT)) + 1)"
+
+
+def test_ten_thousand_revisions_fold_in_about_a_second(chronicler, ledger_url):
+    stored = [chronicler.propose(f"Tower {number}") for number in range(20)]
+    head = chronicler.apply(*stored)
+    with tampering(ledger_url) as tamper:  # as if the first edit had gone to and fro since
+        tamper(
+            f"{NUMBERS} INSERT INTO revisions "
+            "(id, model, branch, sequence, parent, kind, request_id, body) "
+            f"SELECT {NUMBERED_ID}, r.model, r.branch, i, CAST(i AS TEXT), "
+            "CASE i % 2 WHEN 0 THEN 'revert' ELSE 'apply' END, CAST(i AS TEXT), r.body "
+            f"FROM n, revisions r WHERE r.id = '{head.id}'"
+        )
+        tamper(
+            f"{NUMBERS} INSERT INTO revision_edits (revision, position, edit, report) "
+            f"SELECT {NUMBERED_ID}, 0, '{stored[0].edit.id}', '{stored[0].report.id}' FROM n"
+        )
+    database = Database(ledger_url)
+
+    with database.reading() as connection:
+        started = time.process_time()
+        found = fold(connection, replace(head, sequence=LENGTH - 1))
+        spent = time.process_time() - started
+    database.close()
+
+    assert {edit.edit for edit in found.applied} == {edit.edit.id for edit in stored}
+    assert spent < 2

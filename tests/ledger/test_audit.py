@@ -1,0 +1,325 @@
+"""The audit finds whatever is done to a ledger behind its back, and names the row.
+
+Each tampering runs in a transaction that is rolled back, so one ledger serves them all.
+"""
+
+import itertools
+import shutil
+
+import pytest
+from errata_server.domain import canonical
+from errata_server.domain.errors import LedgerCorruptError, ModelNotFoundError
+from errata_server.domain.ids import ModelId
+from errata_server.ledger.audit import audit
+from errata_server.ledger.database import Database
+from errata_server.ledger.ledger import Ledger
+from errata_server.ledger.tables import metadata
+from sqlalchemy import LargeBinary, Text, delete, select, text, update
+from sqlalchemy.exc import IntegrityError
+
+from tests.support import MODEL
+from tests.support.histories import Chronicler, profile
+from tests.support.tampering import disarm, raw_connection, tampering
+
+AUDITED = [table for table in metadata.sorted_tables if table.name != "operations"]
+COLUMNS = [(table.name, column.name) for table in AUDITED for column in table.columns]
+
+UNSEEN = {
+    ("approvals", 1): "the last approval, which nothing refers to",
+    ("profiles", 1): "the last profile, which no edit was made with",
+    ("reports", 4): "the last report, which no revision vouches for",
+}
+"""Rows (by position) whose deletion no other row gives away. All are newest of their kind:
+older ones leave a gap."""
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def disarmed(request, tmp_path_factory):
+    """A ledger with a history, whose triggers somebody has dropped."""
+    if request.param == "sqlite":
+        path = tmp_path_factory.mktemp("audit") / "ledger.db"
+        shutil.copy(request.getfixturevalue("migrated_sqlite"), path)
+        url = f"sqlite:///{path}"
+    else:
+        template = request.getfixturevalue("migrated_postgresql")
+        server = request.getfixturevalue("postgresql_server")
+        url = server.create("audited", template=template)
+    database = Database(url)
+    write_history(Chronicler(Ledger(database)))
+    raw = raw_connection(url)
+    disarm(raw)
+    raw.close()
+    yield database
+    database.close()
+
+
+def write_history(chronicler):
+    """Five revisions: two edits of one subject, a second subject, a revert."""
+    old, new = chronicler.propose(target="Rome"), chronicler.propose(target="Berlin")
+    other, unused = chronicler.propose("Louvre"), chronicler.propose("Prado")
+    chronicler.approve(old, "a-1")
+    chronicler.approve(new, "a-2")
+    chronicler.apply(old)
+    chronicler.apply(new, other)
+    chronicler.revert(new)
+    chronicler.apply(unused)
+    chronicler.ledger.record_report(chronicler.new_report(unused.edit))
+    chronicler.ledger.put_profile(MODEL, profile(1))
+
+
+class Attempt:
+    """A transaction that is rolled back once it has been audited."""
+
+    def __init__(self, connection):
+        self.connection = connection
+
+    def findings(self):
+        found = audit(self.connection, MODEL).findings
+        self.undo()
+        return found
+
+    def undo(self):
+        self.connection.rollback()
+        self.unenforced()
+
+    def unenforced(self):
+        if self.connection.dialect.name == "sqlite":
+            self.connection.exec_driver_sql("PRAGMA defer_foreign_keys = ON")
+
+
+@pytest.fixture
+def attempt(disarmed):
+    with disarmed._engine.connect() as connection:
+        made = Attempt(connection)
+        made.unenforced()
+        yield made
+        connection.rollback()
+
+
+def rows_of(connection, table):
+    return connection.execute(select(table).order_by(*table.primary_key.columns)).all()
+
+
+def key_of(table, row):
+    return [column == row._mapping[column.name] for column in table.primary_key.columns]
+
+
+def changed(column, value):
+    """Another value the column could hold."""
+    if isinstance(column.type, LargeBinary):
+        return bytes([value[0] ^ 1]) + value[1:]
+    if isinstance(column.type, Text):
+        return canonical.digest(value.encode()) if len(value) == 64 else f"{value}x"
+    return value + 100
+
+
+def named(findings):
+    return {finding.row.partition("[")[0] for finding in findings}
+
+
+def test_an_untouched_ledger_is_clean_and_counted(attempt):
+    result = audit(attempt.connection, MODEL)
+
+    assert result.findings == ()
+    assert result.clean
+    assert (result.revisions, result.edits, result.artifacts, result.reports) == (5, 4, 4, 5)
+
+
+@pytest.mark.parametrize(("table_name", "column_name"), COLUMNS)
+def test_a_changed_column_is_found_in_every_row(attempt, table_name, column_name):
+    table = metadata.tables[table_name]
+    column = table.c[column_name]
+
+    for row in rows_of(attempt.connection, table):
+        value = changed(column, row._mapping[column_name])
+        attempt.connection.execute(
+            update(table).where(*key_of(table, row)).values({column_name: value})
+        )
+        findings = attempt.findings()
+        if column_name == "model" and (table_name, row._mapping.get("position")) in UNSEEN:
+            continue  # as good as deleted
+        assert findings, row
+
+
+@pytest.mark.parametrize("table", [t for t in AUDITED if "body" in t.c], ids=lambda t: t.name)
+@pytest.mark.parametrize(
+    "garbage",
+    [b"", b"\xff\x00\xfe", b"{", b"[]", b"null", b"{}", b'{"id":1}', b'"x"', b"[" * 100_000],
+    ids=["empty", "bytes", "cut", "list", "null", "none", "other", "text", "deep"],
+)
+@pytest.mark.parametrize("vouched_for", [False, True], ids=["stale digest", "new digest"])
+def test_garbage_in_a_body_is_a_finding_that_names_the_row(attempt, table, garbage, vouched_for):
+    row = rows_of(attempt.connection, table)[0]
+    digest_column = "body_digest" if "body_digest" in table.c else None
+    digest_column = digest_column or ("digest" if "digest" in table.c else "id")
+    values = {"body": garbage}
+    if vouched_for:
+        values[digest_column] = canonical.digest(garbage)
+    attempt.connection.execute(update(table).where(*key_of(table, row)).values(values))
+
+    findings = attempt.findings()
+
+    problems = [finding.problem for finding in findings if finding.row.startswith(table.name)]
+    expected = "cannot be read" if vouched_for else "hashes to"
+    assert any(expected in problem for problem in problems), findings
+
+
+def test_a_truncated_artifact_is_named(attempt):
+    artifacts = metadata.tables["artifacts"]
+    row = rows_of(attempt.connection, artifacts)[0]
+    attempt.connection.execute(
+        update(artifacts).where(*key_of(artifacts, row)).values(payload=row.payload[:-1])
+    )
+
+    (finding,) = attempt.findings()
+
+    assert finding.row == f"artifacts[{row.digest[:12]}..]"
+    assert "hashes to" in finding.problem
+
+
+@pytest.mark.parametrize("table", AUDITED, ids=lambda t: t.name)
+def test_a_deleted_row_is_found_unless_it_is_the_newest_and_unused(attempt, table):
+    unseen = set()
+
+    for row in rows_of(attempt.connection, table):
+        attempt.connection.execute(delete(table).where(*key_of(table, row)))
+        if not attempt.findings():
+            unseen.add((table.name, row._mapping.get("position")))
+
+    assert unseen == {key for key in UNSEEN if key[0] == table.name}
+
+
+@pytest.mark.parametrize(
+    ("table_name", "columns"),
+    [
+        ("artifacts", ("payload",)),
+        ("edits", ("body",)),
+        ("edits", ("digest", "body")),
+        ("edits", ("subject",)),
+        ("edits", ("patch",)),
+        ("reports", ("body",)),
+        ("reports", ("edit",)),
+        ("approvals", ("body",)),
+        ("approvals", ("digest", "body")),
+        ("approvals", ("edit",)),
+        ("approvals", ("report",)),
+        ("revisions", ("body",)),
+        ("revisions", ("kind",)),
+        ("revisions", ("sequence", "parent")),
+        ("revision_edits", ("edit",)),
+        ("revision_edits", ("report",)),
+        ("profiles", ("body",)),
+    ],
+)
+def test_rows_that_swap_values_are_found(attempt, table_name, columns):
+    table = metadata.tables[table_name]
+    rows = rows_of(attempt.connection, table)
+
+    for first, second in itertools.combinations(rows, 2):
+        if all(first._mapping[column] == second._mapping[column] for column in columns):
+            continue
+        try:
+            swap(attempt.connection, table, (first, second), columns)
+        except IntegrityError:  # a unique key refuses this pair
+            attempt.undo()
+            continue
+        assert attempt.findings(), (first, second)
+
+
+def swap(connection, table, rows, columns):
+    """Exchange values; through a third, as some of them are unique."""
+    third = {
+        column: changed(table.c[column], rows[0]._mapping[column]) for column in columns
+    }
+    taken = [{column: row._mapping[column] for column in columns} for row in rows]
+    for row, values in ((rows[0], third), (rows[1], taken[0]), (rows[0], taken[1])):
+        connection.execute(update(table).where(*key_of(table, row)).values(values))
+
+
+def test_a_row_in_the_middle_of_the_chain_is_named_exactly(attempt):
+    attempt.connection.execute(text("DELETE FROM revisions WHERE sequence = 2"))
+
+    findings = attempt.findings()
+
+    assert ("revisions[main@2]", "missing") in {(f.row, f.problem) for f in findings}
+    assert named(findings) <= {"revisions", "revision_edits"}
+
+
+def test_a_cut_tail_is_named_by_the_head_that_pointed_at_it(attempt):
+    attempt.connection.execute(text("DELETE FROM revisions WHERE sequence >= 3"))
+
+    findings = attempt.findings()
+
+    assert "branches[main]" in {finding.row for finding in findings}
+
+
+def test_a_head_set_back_is_named(attempt):
+    attempt.connection.execute(
+        text(
+            "UPDATE branches SET sequence = 3, "
+            "head = (SELECT id FROM revisions WHERE sequence = 3)"
+        )
+    )
+
+    (finding,) = attempt.findings()
+
+    assert finding.row == "branches[main]"
+
+
+def test_a_history_rehashed_with_another_set_is_found_by_replay(attempt):
+    """Somebody who recomputes every digest still has to get the active set right."""
+    row = attempt.connection.execute(
+        text("SELECT id, body FROM revisions WHERE sequence = 4")
+    ).one()
+    body = canonical.decode(bytes(row.body)) | {"active_set_digest": "0" * 64, "active_count": 9}
+    forged = canonical.encode(body)
+    values = {"new": canonical.digest(forged), "old": row.id, "body": forged}
+    for statement in (
+        "UPDATE revision_edits SET revision = :new WHERE revision = :old",
+        "UPDATE branches SET head = :new WHERE head = :old",
+        "UPDATE revisions SET id = :new, body = :body WHERE id = :old",
+    ):
+        statement = text(statement)  # noqa: PLW2901
+        used = {name: values[name] for name in statement.compile().params}
+        attempt.connection.execute(statement, used)
+
+    problems = {(finding.row, finding.problem) for finding in attempt.findings()}
+
+    assert problems == {
+        ("revisions[main@4]", "its active_count is not what the history gives"),
+        ("revisions[main@4]", "its active_set_digest is not what the history gives"),
+    }
+
+
+def test_an_audit_of_an_unknown_model_says_so(disarmed):
+    with pytest.raises(ModelNotFoundError):
+        Ledger(disarmed).audit(ModelId("nobody"))
+
+
+def test_reading_a_tampered_row_is_refused_before_any_audit(chronicler, ledger_url):
+    stored = chronicler.propose()
+    chronicler.apply(stored)
+    with tampering(ledger_url) as tamper:
+        for table, column in (
+            ("edits", "body"),
+            ("reports", "body"),
+            ("revisions", "body"),
+            ("artifacts", "payload"),
+            ("models", "body"),
+            ("profiles", "body"),
+        ):
+            zero = "zeroblob(3)" if ledger_url.startswith("sqlite") else "'\\x000000'::bytea"
+            tamper(f"UPDATE {table} SET {column} = {zero}")
+    ledger = chronicler.ledger
+
+    for ask in (
+        lambda: ledger.edit(stored.edit.id),
+        lambda: ledger.report(stored.report.id),
+        lambda: ledger.latest_report(stored.edit.id),
+        lambda: ledger.head(MODEL, "main"),
+        lambda: ledger.artifact(stored.edit.patch),
+        lambda: ledger.latest_profile(MODEL),
+        lambda: ledger.model(MODEL),
+    ):
+        with pytest.raises(LedgerCorruptError, match=r"\[.*\] of the ledger is corrupt"):
+            ask()
