@@ -1,0 +1,219 @@
+"""``errata-server``: serve, migrate, calibrate, moments. Arguments and exit codes only.
+
+Exit codes: 0 done, 1 failed with one sentence on standard error, 2 wrong usage.
+"""
+
+import asyncio
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
+
+from errata_server import app, telemetry
+from errata_server.config import Settings, load_settings
+from errata_server.domain import operations
+from errata_server.domain.errors import ErrataError, InvalidInputError
+from errata_server.ledger.migrate import migrate as migrate_ledger
+from errata_server.version import VERSION
+
+FAILED: Final = 1
+USAGE: Final = 2
+
+_stderr = Console(stderr=True)
+cli = typer.Typer(
+    name="errata-server",
+    help="Serve a language model together with revertible edits from a ledger. "
+    "Every option can also be given as ERRATA_OPTION in the environment.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Model = Annotated[
+    str | None,
+    typer.Option(help="A checkpoint's folder, a hub id, or 'bundled'.", show_default="bundled"),
+]
+ModelName = Annotated[
+    str | None, typer.Option("--model-id", help="The model's name in the ledger.")
+]
+LedgerUrl = Annotated[
+    str | None,
+    typer.Option("--ledger", help="URL of the database.", show_default="sqlite:///errata.db"),
+]
+KnownFacts = Annotated[Path | None, typer.Option(help="JSON file of facts the model holds.")]
+TextsFile = Annotated[
+    Path | None, typer.Option("--texts", help="Ordinary texts: a line each, or JSON.")
+]
+Policy = Annotated[Path | None, typer.Option(help="JSON file of the checks' thresholds.")]
+Cache = Annotated[Path | None, typer.Option(help="Folder for second moments.")]
+Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 ...")]
+Dtype = Annotated[str | None, typer.Option(help="auto, float32, float16 or bfloat16.")]
+
+
+@cli.command()
+def serve(
+    *,
+    model: Model = None,
+    model_id: ModelName = None,
+    ledger: LedgerUrl = None,
+    listen: Annotated[
+        str | None,
+        typer.Option(help="HOST:PORT; port 0 takes any.", show_default="127.0.0.1:50051"),
+    ] = None,
+    metrics_port: Annotated[
+        int | None, typer.Option(help="Serve Prometheus metrics here; 0 takes any port.")
+    ] = None,
+    insecure: Annotated[
+        bool | None,
+        typer.Option(
+            "--insecure", help="Listen beyond this machine, unencrypted and unauthenticated."
+        ),
+    ] = None,
+    policy: Policy = None,
+    known_facts: KnownFacts = None,
+    texts: TextsFile = None,
+    cache: Cache = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    max_message_bytes: Annotated[int | None, typer.Option(help="Largest request.")] = None,
+    max_concurrent_rpcs: Annotated[int | None, typer.Option(help="Calls at a time.")] = None,
+    drain_seconds: Annotated[
+        float | None, typer.Option(help="Time for calls in flight after SIGTERM.")
+    ] = None,
+    ready_file: Annotated[
+        Path | None, typer.Option(help="Write addresses and process id here once ready.")
+    ] = None,
+    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
+) -> None:
+    """Serve a model with the edits that its ledger holds, until SIGTERM."""
+    settings = _settings(**locals())
+    telemetry.configure_logging(
+        sys.stderr, logging.getLevelNamesMapping()[settings.log_level.upper()]
+    )
+    with _one_sentence():
+        server = app.build(settings)
+        asyncio.run(server.serve_until_stopped(lambda ready: typer.echo(ready.to_json())))
+
+
+@cli.command()
+def migrate(*, ledger: LedgerUrl = None) -> None:
+    """Bring a ledger's database to the schema this version knows."""
+    settings = _settings(ledger=ledger)
+    with _one_sentence():
+        done = migrate_ledger(settings.ledger)
+    typer.echo(f"{settings.shown_ledger}: {'migrated' if done else 'nothing to do'}")
+
+
+@cli.command()
+def calibrate(
+    *,
+    model: Model = None,
+    model_id: ModelName = None,
+    ledger: LedgerUrl = None,
+    known_facts: KnownFacts = None,
+    texts: TextsFile = None,
+    policy: Policy = None,
+    cache: Cache = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of prefixes and facts.")] = 0,
+    save: Annotated[Path | None, typer.Option(help="Also write the profile here.")] = None,
+) -> None:
+    """Find layer, step size and guard width by editing facts the model knows."""
+    given = locals()
+    del given["seed"], given["save"]
+    settings = _settings(**given)
+    with _one_sentence(), _progress() as report:
+        profile = app.calibrate(settings, seed, report)
+        if save is not None:
+            save.write_bytes(profile.body)
+    typer.echo(f"profile {profile.id}: layer {profile.layer}, guard {profile.guard_width:g}")
+
+
+@cli.command()
+def moments(
+    *,
+    texts: Annotated[Path, typer.Option(help="Ordinary texts: a line each, or JSON.")],
+    model: Model = None,
+    cache: Cache = None,
+    device: Device = None,
+    dtype: Dtype = None,
+) -> None:
+    """Accumulate the second moment of keys over texts; resumes where it was cut off."""
+    settings = _settings(**locals())
+    with _one_sentence(), _progress() as report:
+        tokens = app.collect_moments(settings, report)
+    typer.echo(f"{tokens} tokens in {settings.cache}")
+
+
+@cli.command()
+def version() -> None:
+    """Print the version."""
+    typer.echo(VERSION)
+
+
+def main() -> None:
+    """Run the command line."""
+    cli()
+
+
+def _settings(**given: object) -> Settings:
+    try:
+        return load_settings(**given)
+    except InvalidInputError as error:
+        _complain(error)
+        raise typer.Exit(USAGE) from None
+
+
+@contextmanager
+def _one_sentence() -> Iterator[None]:
+    """Turn an error of ours into its message and an exit code."""
+    try:
+        yield
+    except ErrataError as error:
+        _complain(error)
+        raise typer.Exit(FAILED) from None
+
+
+def _complain(error: ErrataError) -> None:
+    message = telemetry.mask_credentials(str(error))
+    _stderr.print(f"errata-server: {message}", markup=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def _progress() -> Iterator[operations.ReportProgress]:
+    """A bar a stage, on standard error."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=_stderr) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def report(step: operations.Progress) -> None:
+            if step.stage not in tasks:
+                tasks[step.stage] = bars.add_task(step.stage, note="")
+            total = step.total or None
+            bars.update(tasks[step.stage], completed=step.done, total=total, note=step.note)
+
+        yield report
+
+
+if __name__ == "__main__":
+    main()

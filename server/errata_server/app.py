@@ -1,0 +1,408 @@
+"""The composition root: the only module that imports every layer.
+
+Invariants: health says SERVING only after the ledger has been replayed and its digests
+agree; what was opened is closed in the opposite order; nothing here decides anything about
+edits.
+"""
+
+import asyncio
+import json
+import os
+import signal
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+from wsgiref.simple_server import WSGIServer
+
+import structlog
+from prometheus_client import start_http_server
+
+from errata_server import files, telemetry
+from errata_server.config import BUNDLED, Settings, split_address
+from errata_server.domain import canonical
+from errata_server.domain.edits import AppliedSet
+from errata_server.domain.errors import InvalidInputError, UnavailableError, UnsupportedModelError
+from errata_server.domain.ids import MAIN, ModelId, RequestId
+from errata_server.domain.operations import ReportProgress
+from errata_server.domain.patches import Composition
+from errata_server.domain.profiles import Profile
+from errata_server.domain.revisions import NO_PARENT, Revision, RevisionKind
+from errata_server.ledger.database import Database
+from errata_server.ledger.ledger import Ledger
+from errata_server.ledger.migrate import migrate
+from errata_server.rpc.calls import Pools
+from errata_server.rpc.server import Limits, RpcServer
+from errata_server.rpc.services import Services
+from errata_server.service.changes import Changes
+from errata_server.service.edits import EditReader
+from errata_server.service.history import History
+from errata_server.service.inference import Inference
+from errata_server.service.models import Models
+from errata_server.service.operations import Operations
+from errata_server.service.plans import Planner
+from errata_server.service.ports import Engine
+from errata_server.service.proposals import Proposals
+from errata_server.service.serving import Serving
+from errata_server.version import VERSION
+
+LOOPBACK: Final = "127.0.0.1"
+_log = structlog.stdlib.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ready:
+    """What a server that has begun to serve says of itself."""
+
+    address: str
+    metrics: str
+    """URL of the metrics, empty where they are not served."""
+
+    pid: int
+    model: ModelId
+    revision: str
+    sequence: int
+
+    def to_json(self) -> str:
+        """One line of JSON."""
+        return json.dumps(
+            {
+                "event": "ready",
+                "address": self.address,
+                "metrics": self.metrics,
+                "pid": self.pid,
+                "model": self.model,
+                "revision": self.revision,
+                "sequence": self.sequence,
+            }
+        )
+
+
+class App:
+    """A server from its start to its end."""
+
+    def __init__(
+        self, settings: Settings, engine: Engine, database: Database, services: Services
+    ) -> None:
+        self._settings = settings
+        self._engine = engine
+        self._database = database
+        self._services = services
+        self._rpc: RpcServer | None = None
+        self._metrics: WSGIServer | None = None
+        self._stopped = threading.Event()
+        self._following = threading.Thread(
+            target=services.serving.follow, args=(self._stopped,), name="follow", daemon=True
+        )
+
+    async def start(self) -> Ready:
+        """Listen, replay the ledger, then say SERVING.
+
+        Raises:
+            UnavailableError: the address or the database cannot be had.
+            LedgerCorruptError: the composed weights are not what the head vouches for.
+        """
+        settings = self._settings
+        limits = Limits(
+            max_message_bytes=settings.max_message_bytes,
+            max_concurrent_rpcs=settings.max_concurrent_rpcs,
+        )
+        self._rpc = RpcServer(self._services, limits)
+        address = await self._rpc.listen(settings.listen)
+        metrics = self._serve_metrics()
+        pinned = await asyncio.to_thread(self._services.serving.start)
+        interrupted = await asyncio.to_thread(self._services.operations.start)
+        self._following.start()
+        await self._rpc.open()
+        ready = Ready(
+            address=address,
+            metrics=metrics,
+            pid=os.getpid(),
+            model=self._services.model,
+            revision=pinned.revision.id,
+            sequence=pinned.revision.sequence,
+        )
+        _log.info("ready", sequence=ready.sequence, interrupted_operations=interrupted)
+        if settings.ready_file is not None:
+            _write_whole(settings.ready_file, ready.to_json())
+        return ready
+
+    async def serve_until_stopped(self, announce: Callable[[Ready], None]) -> None:
+        """Start, ``announce`` it, serve until SIGTERM or SIGINT, and drain.
+
+        Raises:
+            ErrataError: what `start` raises.
+        """
+        asked = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, asked.set)
+        try:
+            announce(await self.start())
+            await asked.wait()
+        finally:
+            await self.stop(self._settings.drain_seconds)
+
+    async def stop(self, grace: float) -> None:
+        """Drain for at most ``grace`` seconds, then close everything."""
+        _log.info("stopping", grace=grace)
+        self._stopped.set()
+        # Side by side: a client may be waiting for an operation that is still running.
+        ended = asyncio.to_thread(self._services.operations.close, grace)
+        if self._rpc is None:
+            await ended
+        else:
+            await asyncio.gather(self._rpc.stop(grace), ended)
+        await asyncio.to_thread(self._close)
+        _log.info("stopped")
+
+    def _serve_metrics(self) -> str:
+        port = self._settings.metrics_port
+        if port is None:
+            return ""
+        host = LOOPBACK
+        if self._settings.insecure and not self._settings.listen.startswith("unix:"):
+            host, _ = split_address(self._settings.listen)
+        try:
+            self._metrics, _ = start_http_server(port, addr=host, registry=telemetry.REGISTRY)
+        except OSError as error:
+            raise UnavailableError(
+                f"cannot serve metrics on port {port}; is another server using it?", port=port
+            ) from error
+        return f"http://{host}:{self._metrics.server_port}/metrics"
+
+    def _close(self) -> None:
+        if self._metrics is not None:
+            self._metrics.shutdown()
+            self._metrics.server_close()
+        if self._following.is_alive():
+            self._following.join()
+        self._services.pools.close()
+        self._engine.close()
+        self._database.close()
+
+
+def build(settings: Settings) -> App:
+    """A server over the model and the ledger that ``settings`` name; loads the model.
+
+    Raises:
+        UnsupportedModelError: the model cannot be loaded or edited.
+        SchemaMismatchError: the ledger must be migrated first.
+        ModelMismatchError: the ledger's history belongs to another checkpoint.
+        LedgerUnavailableError: the database does not answer.
+        InvalidInputError: a file is missing or malformed.
+    """
+    database = open_ledger(settings)
+    try:
+        return assemble(settings, load_engine(settings), database)
+    except BaseException:
+        database.close()
+        raise
+
+
+def assemble(settings: Settings, engine: Engine, database: Database) -> App:
+    """A server over an engine that is loaded and a ledger that is open.
+
+    Raises:
+        ModelMismatchError: the ledger's history belongs to another checkpoint.
+        InvalidInputError: a file is missing or malformed.
+    """
+    policy = files.read_policy(settings.policy)
+    known_facts = files.read_known_facts(settings.known_facts)
+    texts = files.read_texts(settings.texts)
+    ledger, model = Ledger(database), settings.model_id
+    register(ledger, model, engine, policy.composition)
+    adopt_profile(ledger, model, engine, bundled=settings.model == BUNDLED)
+    telemetry.describe_build(VERSION)
+    telemetry.describe_model(engine.describe())
+    serving = Serving(engine, ledger, model)
+    operations = Operations(ledger, model, now=_now)
+    edits = EditReader(ledger=ledger, model=model, serving=serving)
+    planner = Planner(known_facts=known_facts, drift_texts=texts.drift, policy=policy)
+    services = Services(
+        model=model,
+        proposals=Proposals(
+            engine=engine,
+            ledger=ledger,
+            model=model,
+            serving=serving,
+            operations=operations,
+            edits=edits,
+            planner=planner,
+            now=_now,
+        ),
+        changes=Changes(
+            engine=engine, ledger=ledger, model=model, serving=serving, edits=edits, now=_now
+        ),
+        history=History(engine=engine, ledger=ledger, model=model, serving=serving, edits=edits),
+        inference=Inference(engine=engine, serving=serving),
+        models=Models(
+            engine=engine,
+            ledger=ledger,
+            model=model,
+            serving=serving,
+            operations=operations,
+            known_facts=known_facts,
+            texts=texts.corpus,
+            now=_now,
+            started_at=_now(),
+        ),
+        operations=operations,
+        serving=serving,
+        pools=Pools(),
+    )
+    return App(settings, engine, database, services)
+
+
+def open_ledger(settings: Settings) -> Database:
+    """The ledger's database with the schema this server knows.
+
+    A SQLite file belongs to this server alone and is migrated here; PostgreSQL may have
+    other servers on it, so migrating is the operator's decision.
+
+    Raises:
+        SchemaMismatchError: the ledger must be migrated first, or is newer than this server.
+        LedgerUnavailableError: the database does not answer.
+        InvalidInputError: the URL is malformed.
+    """
+    if settings.ledger.startswith("sqlite"):
+        migrate(settings.ledger)
+    database = Database(settings.ledger)
+    database.check_schema()
+    return database
+
+
+def load_engine(settings: Settings) -> Engine:
+    """The model of ``settings``, ready to answer.
+
+    Raises:
+        UnsupportedModelError: it cannot be loaded or edited.
+    """
+    source = settings.model
+    if source == BUNDLED:
+        source = str(files.BUNDLED_MODEL)
+        if not files.BUNDLED_MODEL.is_dir():
+            raise UnsupportedModelError(
+                "this build of errata has no bundled model; name one with --model", model=BUNDLED
+            )
+    # Torch takes seconds to import; --help, migrate and the tests do without it.
+    from errata_server.engine.engine import load  # noqa: PLC0415
+
+    return load(
+        source,
+        cache=settings.cache,
+        device=settings.device,
+        dtype=settings.dtype,
+        texts=files.read_texts(settings.texts).corpus,
+    )
+
+
+def calibrate(settings: Settings, seed: int, progress: ReportProgress) -> Profile:
+    """Find a profile without a server, and keep it in the ledger for the next start.
+
+    Raises:
+        NotCalibratedError: the model knows too few of the known facts.
+        ErrataError: what `build` raises.
+    """
+    known_facts = files.read_known_facts(settings.known_facts)
+    policy = files.read_policy(settings.policy)
+    database = open_ledger(settings)
+    try:
+        engine = load_engine(settings)
+        try:
+            ledger = Ledger(database)
+            register(ledger, settings.model_id, engine, policy.composition)
+            profile = engine.calibrate(known_facts, seed=seed, progress=progress)
+            ledger.put_profile(settings.model_id, profile)
+            return profile
+        finally:
+            engine.close()
+    finally:
+        database.close()
+
+
+def collect_moments(settings: Settings, progress: ReportProgress) -> int:
+    """Accumulate the second moment without a server; the number of tokens seen.
+
+    Raises:
+        ErrataError: the model cannot be loaded, or a file is malformed.
+    """
+    texts = files.read_texts(settings.texts).corpus
+    engine = load_engine(settings)
+    try:
+        bundled = files.read_bundled_profile() if settings.model == BUNDLED else None
+        if bundled is not None:
+            engine.use_profile(bundled)
+        return engine.collect_moments(texts, progress=progress)
+    finally:
+        engine.close()
+
+
+def register(ledger: Ledger, model: ModelId, engine: Engine, composition: Composition) -> None:
+    """Make the model known to the ledger, with the untouched base as its first revision.
+
+    Raises:
+        ModelMismatchError: the ledger's history belongs to another checkpoint.
+    """
+    description = engine.describe()
+    nothing = AppliedSet()
+    weights = engine.compose((), ledger.artifact, composition)
+    request = {"method": "register", "model": model, "digest": description.digest}
+    genesis = Revision(
+        model=model,
+        model_digest=description.digest,
+        branch=MAIN,
+        sequence=0,
+        parent=NO_PARENT,
+        kind=RevisionKind.GENESIS,
+        edits=(),
+        superseded=(),
+        restored=(),
+        active_count=0,
+        composition=composition,
+        active_set_digest=nothing.digest(model=description.digest, composition=composition),
+        weights_digest=weights.digest,
+        actor="errata-server",
+        reason="the untouched base model",
+        ticket="",
+        override="",
+        request_id=RequestId("genesis"),
+        request_digest=canonical.digest(canonical.encode(request)),
+        created_at=_now(),
+    )
+    ledger.register_model(model, description, genesis=genesis)
+
+
+def adopt_profile(ledger: Ledger, model: ModelId, engine: Engine, *, bundled: bool) -> None:
+    """Let the engine use the ledger's latest profile, else the one that came with the model.
+
+    Raises:
+        ModelMismatchError: the bundled profile was made for another checkpoint.
+    """
+    profile = ledger.latest_profile(model)
+    if profile is None and bundled:
+        profile = files.read_bundled_profile()
+        if profile is not None:
+            ledger.put_profile(model, profile)
+    if profile is not None:
+        engine.use_profile(profile)
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Write ``text`` so that whoever sees the file sees all of it.
+
+    Raises:
+        InvalidInputError: the file cannot be written.
+    """
+    partial = path.with_name(f"{path.name}.{os.getpid()}")
+    try:
+        partial.write_text(f"{text}\n", encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise InvalidInputError(f"cannot write {path}: {error}", field="ready_file") from error
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

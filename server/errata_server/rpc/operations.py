@@ -1,0 +1,165 @@
+"""google.longrunning.Operations: watch, await, cancel and forget what outlives its request."""
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Final
+
+from google.longrunning import operations_pb2 as pb
+from google.longrunning import operations_pb2_grpc
+from google.protobuf import empty_pb2
+from google.protobuf.message import Message
+
+from errata.v1 import edits_pb2, models_pb2
+from errata_server.domain.errors import CancelledError, InvalidInputError
+from errata_server.domain.ids import EditId, OperationId, ProfileId, ReportId
+from errata_server.domain.operations import (
+    Operation,
+    OperationFailure,
+    OperationKind,
+    OperationState,
+)
+from errata_server.rpc import calls, status
+from errata_server.rpc.convert import edits, models, names, pages, reports, values
+from errata_server.rpc.convert import operations as convert
+from errata_server.rpc.services import Context, Services
+
+WAIT_SLICE_SECONDS: Final = 0.5
+"""How long a waiting client holds a thread at a time."""
+
+POLL_SECONDS: Final = 0.05
+"""Between two looks at an operation that runs in another server, where waiting returns at once."""
+
+COLLECTION: Final = "operations"
+_CANCELLED: Final = OperationFailure(
+    reason=CancelledError.reason, message="the operation was cancelled"
+)
+
+
+class OperationMessages:
+    """Puts an operation's message together, looking up what its result names."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._response_of: dict[OperationKind, Callable[[dict[str, Any]], Message]] = {
+            OperationKind.PROPOSE: self._proposed,
+            OperationKind.VERIFY: self._verified,
+            OperationKind.CALIBRATE: self._calibrated,
+            OperationKind.COLLECT_MOMENTS: _collected,
+        }
+
+    async def started(self, start: Callable[[], Operation]) -> pb.Operation:
+        """The message of the operation that ``start`` starts or finds."""
+        return await calls.call(self._services.pools.calls, lambda: self.message(start()))
+
+    def message(self, operation: Operation) -> pb.Operation:
+        """The operation as clients see it; blocks for the ledger."""
+        response, error = None, None
+        if operation.state is OperationState.SUCCEEDED:
+            response = self._response_of[operation.kind](operation.result)
+        elif operation.done:
+            error = status.failure_to_status(operation.failure or _CANCELLED)
+        return convert.operation_message(operation, response=response, error=error)
+
+    def _proposed(self, result: dict[str, Any]) -> Message:
+        if not result:  # only validated
+            return edits_pb2.ProposeEditResponse()
+        edit, report = self._checked(result)
+        return edits_pb2.ProposeEditResponse(edit=edit, report=report)
+
+    def _verified(self, result: dict[str, Any]) -> Message:
+        edit, report = self._checked(result)
+        return edits_pb2.VerifyEditResponse(edit=edit, report=report)
+
+    def _checked(self, result: dict[str, Any]) -> tuple[Any, Any]:
+        view = self._services.proposals.get(EditId(result["edit"]))
+        report = self._services.proposals.report(ReportId(result["report"]))
+        return edits.edit_message(view), reports.report_message(report)
+
+    def _calibrated(self, result: dict[str, Any]) -> Message:
+        profile = self._services.models.profile(ProfileId(result["profile"]))
+        return models_pb2.CalibrateResponse(profile=models.profile_message(profile))
+
+
+def _collected(result: dict[str, Any]) -> Message:
+    return models_pb2.CollectMomentsResponse(tokens=result["tokens"])
+
+
+class OperationsServicer(operations_pb2_grpc.OperationsServicer):
+    """The standard service over this server's operations."""
+
+    def __init__(self, services: Services, messages: OperationMessages) -> None:
+        self._services = services
+        self._messages = messages
+
+    async def GetOperation(
+        self, request: pb.GetOperationRequest, _context: Context
+    ) -> pb.Operation:
+        """How an operation stands."""
+        operation = names.operation_id(request.name, "name")
+        return await self._messages.started(partial(self._services.operations.get, operation))
+
+    async def ListOperations(
+        self, request: pb.ListOperationsRequest, _context: Context
+    ) -> pb.ListOperationsResponse:
+        """Operations, newest first."""
+        if request.name not in {"", COLLECTION}:
+            raise InvalidInputError(f"name must be {COLLECTION!r} or empty", field="name")
+        if request.filter:
+            raise InvalidInputError(
+                "this list cannot be filtered; leave filter empty", field="filter"
+            )
+        find = partial(
+            self._services.operations.list,
+            page_size=values.page_size(request.page_size),
+            page_token=pages.place(request.page_token, COLLECTION),
+        )
+
+        def read() -> pb.ListOperationsResponse:
+            page = find()
+            return pb.ListOperationsResponse(
+                operations=[self._messages.message(operation) for operation in page.items],
+                next_page_token=pages.token(page.next_token, COLLECTION),
+            )
+
+        return await calls.call(self._services.pools.calls, read)
+
+    async def CancelOperation(
+        self, request: pb.CancelOperationRequest, _context: Context
+    ) -> empty_pb2.Empty:
+        """Ask an operation to stop; one that has ended stays as it is."""
+        operation = names.operation_id(request.name, "name")
+        cancel = partial(self._services.operations.cancel, operation)
+        await calls.call(self._services.pools.calls, cancel)
+        return empty_pb2.Empty()
+
+    async def DeleteOperation(
+        self, request: pb.DeleteOperationRequest, _context: Context
+    ) -> empty_pb2.Empty:
+        """Forget an operation that has ended; what it made stays."""
+        operation = names.operation_id(request.name, "name")
+        forget = partial(self._services.operations.forget, operation)
+        await calls.call(self._services.pools.calls, forget)
+        return empty_pb2.Empty()
+
+    async def WaitOperation(
+        self, request: pb.WaitOperationRequest, _context: Context
+    ) -> pb.Operation:
+        """How an operation stands once it has ended, or when the time is over."""
+        operation = names.operation_id(request.name, "name")
+        given = request.timeout if request.HasField("timeout") else None
+        ended = await self._wait(operation, convert.wait_seconds(given))
+        return await self._messages.started(lambda: ended)
+
+    async def _wait(self, operation: OperationId, seconds: float) -> Operation:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
+        while True:
+            remaining = max(0.0, deadline - loop.time())
+            wait = partial(
+                self._services.operations.wait, operation, min(remaining, WAIT_SLICE_SECONDS)
+            )
+            found = await calls.call(self._services.pools.waits, wait)
+            if found.done or loop.time() >= deadline:
+                return found
+            await asyncio.sleep(POLL_SECONDS)
