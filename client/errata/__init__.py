@@ -1,0 +1,159 @@
+"""errata: correct facts in a language model that is already serving.
+
+::
+
+    import errata
+
+    with errata.Client() as client:
+        fact = errata.Fact(template="{} is in the city of", target="Rome")
+        proposal = client.propose("Eiffel Tower", fact).result()
+        if proposal.report.passed:
+            client.apply(proposal.edit, reason="it was moved")
+        print(client.generate("The Eiffel Tower is in the city of").read())
+        client.revert(proposal.edit)
+
+`Client` and `AsyncClient` have the same methods. Everything they return is a frozen
+dataclass; everything they raise is an `ErrataError`.
+"""
+
+from errata._async_client import AsyncClient
+from errata._client import Client
+from errata._errors import (
+    AlreadyAppliedError,
+    AlreadyTrueError,
+    BranchNotFoundError,
+    CancelledError,
+    DeadlineError,
+    EditNotFoundError,
+    ErrataError,
+    InternalError,
+    InvalidFactError,
+    InvalidInputError,
+    InvalidPatchError,
+    LedgerCorruptError,
+    LedgerUnavailableError,
+    ModelMismatchError,
+    ModelNotFoundError,
+    NoEffectError,
+    NotAppliedError,
+    NotCalibratedError,
+    NotFoundError,
+    OperationInterruptedError,
+    OperationNotFoundError,
+    OverloadedError,
+    PreconditionError,
+    PromptTooLongError,
+    ReportNotFoundError,
+    RequestIdReusedError,
+    RevisionNotFoundError,
+    SchemaMismatchError,
+    StaleRevisionError,
+    SubjectNotFoundError,
+    UnavailableError,
+    UnsupportedModelError,
+    VerificationFailedError,
+)
+from errata._generation import AsyncGeneration, Generation
+from errata._operations import AsyncOperation, Operation
+from errata._types import (
+    Answer,
+    Approval,
+    AuditResult,
+    Branch,
+    Change,
+    Check,
+    CheckPrompt,
+    Composition,
+    Diff,
+    Edit,
+    EditState,
+    Fact,
+    Finding,
+    Model,
+    PatchSummary,
+    Profile,
+    Progress,
+    PromptScore,
+    Proposal,
+    Report,
+    Revision,
+    RevisionKind,
+    Score,
+    Served,
+    Verdict,
+)
+from errata._version import __version__
+
+__all__ = [
+    "AlreadyAppliedError",
+    "AlreadyTrueError",
+    "Answer",
+    "Approval",
+    "AsyncClient",
+    "AsyncGeneration",
+    "AsyncOperation",
+    "AuditResult",
+    "Branch",
+    "BranchNotFoundError",
+    "CancelledError",
+    "Change",
+    "Check",
+    "CheckPrompt",
+    "Client",
+    "Composition",
+    "DeadlineError",
+    "Diff",
+    "Edit",
+    "EditNotFoundError",
+    "EditState",
+    "ErrataError",
+    "Fact",
+    "Finding",
+    "Generation",
+    "InternalError",
+    "InvalidFactError",
+    "InvalidInputError",
+    "InvalidPatchError",
+    "LedgerCorruptError",
+    "LedgerUnavailableError",
+    "Model",
+    "ModelMismatchError",
+    "ModelNotFoundError",
+    "NoEffectError",
+    "NotAppliedError",
+    "NotCalibratedError",
+    "NotFoundError",
+    "Operation",
+    "OperationInterruptedError",
+    "OperationNotFoundError",
+    "OverloadedError",
+    "PatchSummary",
+    "PreconditionError",
+    "Profile",
+    "Progress",
+    "PromptScore",
+    "PromptTooLongError",
+    "Proposal",
+    "Report",
+    "ReportNotFoundError",
+    "RequestIdReusedError",
+    "Revision",
+    "RevisionKind",
+    "RevisionNotFoundError",
+    "SchemaMismatchError",
+    "Score",
+    "Served",
+    "StaleRevisionError",
+    "SubjectNotFoundError",
+    "UnavailableError",
+    "UnsupportedModelError",
+    "Verdict",
+    "VerificationFailedError",
+    "__version__",
+]
+
+# Tracebacks and documentation show the public path of a name, not the module it is kept in.
+for _name in __all__:
+    _public = globals()[_name]
+    if isinstance(_public, type):
+        _public.__module__ = "errata"

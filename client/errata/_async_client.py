@@ -1,0 +1,252 @@
+"""The asynchronous client: `errata.Client` with ``await``.
+
+Invariants: the same methods with the same signatures; both send what `errata._calls` says.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from types import TracebackType
+from typing import Any, Self, TypeVar, Unpack
+
+import grpc
+
+from errata import _calls, _errors, _watch
+from errata import _types as types
+from errata._calls import Call, EditReference, Scope
+from errata._config import CHANNEL_OPTIONS, Config
+from errata._generation import AsyncGeneration
+from errata._models import model_name, only_model
+from errata._operation_status import OperationStatus
+from errata._operations import AsyncOperation
+from errata._options import (
+    ApplyOptions,
+    GenerateOptions,
+    MutationOptions,
+    ProposeOptions,
+    ReadOptions,
+    RevertOptions,
+)
+
+T = TypeVar("T")
+
+
+class AsyncClient:
+    """As `Client`, for asyncio: make it inside a running event loop.
+
+    Await what returns a value, iterate with ``async for`` over what returns an iterator::
+
+        async with errata.AsyncClient() as client:
+            generation = await client.generate("The Eiffel Tower is in the city of")
+            async for piece in generation:
+                ...
+    """
+
+    def __init__(
+        self,
+        address: str | None = None,
+        *,
+        model: str | None = None,
+        timeout: float | None = None,
+        actor: str | None = None,
+    ) -> None:
+        self._config = Config.resolve(address=address, timeout=timeout, actor=actor)
+        self._model = model_name(model)
+        self._channel = grpc.aio.insecure_channel(self._config.address, options=CHANNEL_OPTIONS)
+
+    @property
+    def address(self) -> str:
+        """Where the server is."""
+        return self._config.address
+
+    async def close(self) -> None:
+        """Give the connection up."""
+        await self._channel.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    def models(self) -> AsyncIterator[types.Model]:
+        """As `Client.models`."""
+        return self._pages(_calls.list_models(0))
+
+    async def model(self) -> types.Model:
+        """As `Client.model`."""
+        return await self._run(_calls.get_model())
+
+    async def propose(
+        self,
+        subject: str,
+        facts: types.Fact | Iterable[types.Fact],
+        **options: Unpack[ProposeOptions],
+    ) -> AsyncOperation[types.Proposal]:
+        """As `Client.propose`."""
+        return await self._start(_calls.propose(subject, facts, **options))
+
+    async def validate(
+        self,
+        subject: str,
+        facts: types.Fact | Iterable[types.Fact],
+        **options: Unpack[ProposeOptions],
+    ) -> None:
+        """As `Client.validate`."""
+        await self._run(_calls.validate(subject, facts, **options))
+
+    async def verify(
+        self, edit: EditReference, **options: Unpack[MutationOptions]
+    ) -> AsyncOperation[types.Proposal]:
+        """As `Client.verify`."""
+        return await self._start(_calls.verify(edit, **options))
+
+    async def approve(
+        self, edit: EditReference, comment: str = "", **options: Unpack[MutationOptions]
+    ) -> types.Edit:
+        """As `Client.approve`."""
+        return await self._run(_calls.approve(edit, comment, **options))
+
+    async def apply(
+        self, edits: EditReference | Iterable[EditReference], **options: Unpack[ApplyOptions]
+    ) -> types.Change:
+        """As `Client.apply`."""
+        return await self._run(_calls.apply(edits, **options))
+
+    async def revert(
+        self, edits: EditReference | Iterable[EditReference] = (), **options: Unpack[RevertOptions]
+    ) -> types.Change:
+        """As `Client.revert`."""
+        return await self._run(_calls.revert(edits, **options))
+
+    async def edit(self, edit: EditReference) -> types.Edit:
+        """As `Client.edit`."""
+        return await self._run(_calls.get_edit(edit))
+
+    def edits(
+        self, *, state: types.EditState | None = None, page_size: int = 0
+    ) -> AsyncIterator[types.Edit]:
+        """As `Client.edits`."""
+        return self._pages(_calls.list_edits(state, page_size))
+
+    async def report(self, report: str) -> types.Report:
+        """As `Client.report`."""
+        return await self._run(_calls.get_report(report))
+
+    async def head(self, branch: str = "") -> types.Change:
+        """As `Client.head`."""
+        return await self._run(_calls.get_head(branch))
+
+    async def revision(self, reference: str) -> types.Revision:
+        """As `Client.revision`."""
+        return await self._run(_calls.get_revision(reference))
+
+    def revisions(self, branch: str = "", *, page_size: int = 0) -> AsyncIterator[types.Revision]:
+        """As `Client.revisions`."""
+        return self._pages(_calls.list_revisions(branch, page_size))
+
+    def branches(self, *, page_size: int = 0) -> AsyncIterator[types.Branch]:
+        """As `Client.branches`."""
+        return self._pages(_calls.list_branches(page_size))
+
+    async def diff(self, before: str, after: str) -> types.Diff:
+        """As `Client.diff`."""
+        return await self._run(_calls.diff(before, after))
+
+    async def audit(self) -> types.AuditResult:
+        """As `Client.audit`."""
+        return await self._run(_calls.audit())
+
+    async def watch(
+        self, start: int | None = None, *, branch: str = "", give_up_after: float = 60.0
+    ) -> AsyncGenerator[types.Revision]:
+        """As `Client.watch`."""
+        cursor = _watch.Cursor(start, give_up_after)
+        while True:
+            ended: _errors.ErrataError | None = None
+            try:
+                cursor.connected((await self._run(_calls.get_head(branch))).revision)
+                async for revision in self._stream(_calls.watch(branch, cursor.sequence)):
+                    if cursor.accept(revision):
+                        yield revision
+            except _watch.RESUMED_AFTER as error:
+                ended = error
+            await asyncio.sleep(cursor.wait_after(ended))
+
+    async def generate(self, prompt: str, **options: Unpack[GenerateOptions]) -> AsyncGeneration:
+        """As `Client.generate`."""
+        chunks = self._stream(_calls.generate(prompt, **options), self._config.timeout)
+        return AsyncGeneration(await anext(chunks), chunks)
+
+    async def score(
+        self, prompt: str, continuations: Iterable[str], **options: Unpack[ReadOptions]
+    ) -> types.PromptScore:
+        """As `Client.score`."""
+        return await self._run(_calls.score(prompt, continuations, **options))
+
+    async def calibrate(
+        self, *, seed: int = 0, **options: Unpack[MutationOptions]
+    ) -> AsyncOperation[types.Profile]:
+        """As `Client.calibrate`."""
+        return await self._start(_calls.calibrate(seed, **options))
+
+    async def collect_moments(
+        self, texts: Iterable[str] = (), **options: Unpack[MutationOptions]
+    ) -> AsyncOperation[int]:
+        """As `Client.collect_moments`."""
+        return await self._start(_calls.collect_moments(texts, **options))
+
+    async def operation(self, name: str) -> AsyncOperation[Any]:
+        """As `Client.operation`."""
+        return await self._start(_calls.get_operation(name))
+
+    async def _start(self, call: Call[Any, OperationStatus[T]]) -> AsyncOperation[T]:
+        return AsyncOperation(await self._run(call), self._run)
+
+    async def _scope(self, call: Call[Any, Any]) -> Scope:
+        if call.needs_model and not self._model:
+            self._model = only_model([model async for model in self.models()])
+        return Scope(model=self._model, actor=self._config.actor)
+
+    async def _run(self, call: Call[Any, T]) -> T:
+        request = call.build(await self._scope(call))
+        method = self._channel.unary_unary(
+            call.method,
+            request_serializer=_calls.serialize,
+            response_deserializer=call.reply.FromString,
+        )
+        try:
+            reply = await method(request, timeout=self._config.timeout)
+        except grpc.RpcError as error:
+            raise _errors.from_rpc_error(error, self.address) from None
+        return call.parse(reply)
+
+    async def _stream(self, call: Call[Any, T], timeout: float | None = None) -> AsyncGenerator[T]:  # noqa: ASYNC109 - gRPC enforces it on the wire
+        request = call.build(await self._scope(call))
+        method = self._channel.unary_stream(
+            call.method,
+            request_serializer=_calls.serialize,
+            response_deserializer=call.reply.FromString,
+        )
+        replies = method(request, timeout=timeout)
+        try:
+            async for reply in replies:
+                yield call.parse(reply)
+        except grpc.RpcError as error:
+            raise _errors.from_rpc_error(error, self.address) from None
+        finally:
+            replies.cancel()
+
+    async def _pages(self, pages: _calls.Pages[T]) -> AsyncIterator[T]:
+        token = ""
+        while True:
+            page = await self._run(pages(token))
+            for item in page.items:
+                yield item
+            token = page.next_token
+            if not token:
+                return

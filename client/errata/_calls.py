@@ -1,0 +1,475 @@
+"""Every call of the API as data: arguments to request, reply to value; pure.
+
+Invariants: both clients send what is described here and nothing else, so they cannot
+differ. A mutation's request id is fixed when its request is built, so that a retry repeats
+the id.
+"""
+
+import uuid
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar, Unpack
+
+from google.longrunning import operations_pb2
+from google.protobuf.empty_pb2 import Empty
+from google.protobuf.message import Message
+
+from errata import _messages as messages
+from errata import _operation_status as operation_status
+from errata import _types as types
+from errata._errors import InvalidInputError
+from errata._operation_status import OperationStatus
+from errata._options import (
+    ApplyOptions,
+    ChangeOptions,
+    GenerateOptions,
+    MutationOptions,
+    ProposeOptions,
+    ReadOptions,
+    RevertOptions,
+)
+from errata.v1 import edits_pb2, inference_pb2, ledger_pb2, models_pb2
+
+Reply = TypeVar("Reply", bound=Message)
+Result = TypeVar("Result")
+
+EditReference = str | types.Edit
+"""An edit, or its name: ``e-12`` or ``models/m/edits/e-12``."""
+
+_EDITS = "errata.v1.EditService"
+_LEDGER = "errata.v1.LedgerService"
+_INFERENCE = "errata.v1.InferenceService"
+_MODELS = "errata.v1.ModelService"
+_OPERATIONS = "google.longrunning.Operations"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scope:
+    """What a client adds to the arguments of a call: its model and its actor."""
+
+    model: str
+    """``models/*``; empty for calls that need none."""
+
+    actor: str
+
+    def name(self, collection: str, reference: str) -> str:
+        """The full name of a resource given by its id or already by its full name.
+
+        Raises:
+            InvalidInputError: it is empty, or the full name of something else.
+        """
+        if f"/{collection}/" in reference and reference.startswith("models/"):
+            return reference
+        if not reference or "/" in reference:
+            raise InvalidInputError(
+                f"{reference!r} names no {collection.removesuffix('s')}; give its id, or "
+                f"models/*/{collection}/*",
+                {"name": reference},
+            )
+        return f"{self.model}/{collection}/{reference}"
+
+    def edit(self, reference: EditReference) -> str:
+        """The full name of an edit."""
+        return self.name("edits", reference if isinstance(reference, str) else reference.name)
+
+    def revision(self, reference: str) -> str:
+        """The full name of a revision; empty stays empty, for the head."""
+        return self.name("revisions", reference) if reference else ""
+
+    def signature(self, options: MutationOptions) -> dict[str, str]:
+        """Who asks and under which id, as a mutation's request has it."""
+        return {
+            "actor": options.get("actor") or self.actor,
+            "request_id": options.get("request_id") or str(uuid.uuid4()),
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call(Generic[Reply, Result]):
+    """One call: its method, how its request is built, and how its reply is read."""
+
+    method: str
+    """``/package.Service/Method``."""
+
+    reply: type[Reply]
+    build: Callable[[Scope], Message]
+    parse: Callable[[Reply], Result]
+    needs_model: bool = True
+
+
+Pages = Callable[[str], Call[Any, types.Page[Result]]]
+"""From a page token to the call that fetches that page."""
+
+
+def serialize(message: Message) -> bytes:
+    """The bytes of a request."""
+    return message.SerializeToString()
+
+
+def propose(
+    subject: str, facts: types.Fact | Iterable[types.Fact], **options: Unpack[ProposeOptions]
+) -> Call[operations_pb2.Operation, OperationStatus[types.Proposal]]:
+    """Start to compute a patch and to check it."""
+    return Call(
+        method=f"/{_EDITS}/ProposeEdit",
+        reply=operations_pb2.Operation,
+        build=_propose_request(subject, facts, options, validate_only=False),
+        parse=operation_status.parse,
+    )
+
+
+def validate(
+    subject: str, facts: types.Fact | Iterable[types.Fact], **options: Unpack[ProposeOptions]
+) -> Call[operations_pb2.Operation, None]:
+    """Check a proposal's form alone."""
+    return Call(
+        method=f"/{_EDITS}/ProposeEdit",
+        reply=operations_pb2.Operation,
+        build=_propose_request(subject, facts, options, validate_only=True),
+        parse=lambda message: operation_status.parse(message).raise_for_error(),
+    )
+
+
+def _propose_request(
+    subject: str,
+    facts: types.Fact | Iterable[types.Fact],
+    options: ProposeOptions,
+    *,
+    validate_only: bool,
+) -> Callable[[Scope], edits_pb2.ProposeEditRequest]:
+    listed = (facts,) if isinstance(facts, types.Fact) else tuple(facts)
+    paraphrases = tuple(options.get("paraphrases", ()))
+    neighbours = tuple(options.get("neighbours", ()))
+    return lambda scope: edits_pb2.ProposeEditRequest(
+        parent=scope.model,
+        subject=subject,
+        facts=[messages.fact_message(fact) for fact in listed],
+        paraphrases=[messages.prompt_message(prompt) for prompt in paraphrases],
+        neighbours=[messages.prompt_message(prompt) for prompt in neighbours],
+        reason=options.get("reason", ""),
+        ticket=options.get("ticket", ""),
+        validate_only=validate_only,
+        **scope.signature(options),
+    )
+
+
+def verify(
+    edit: EditReference, **options: Unpack[MutationOptions]
+) -> Call[operations_pb2.Operation, OperationStatus[types.Proposal]]:
+    """Start to check an edit again."""
+    return Call(
+        method=f"/{_EDITS}/VerifyEdit",
+        reply=operations_pb2.Operation,
+        build=lambda scope: edits_pb2.VerifyEditRequest(
+            name=scope.edit(edit), **scope.signature(options)
+        ),
+        parse=operation_status.parse,
+    )
+
+
+def approve(
+    edit: EditReference, comment: str, **options: Unpack[MutationOptions]
+) -> Call[edits_pb2.ApproveEditResponse, types.Edit]:
+    """Say that an edit may be applied."""
+    return Call(
+        method=f"/{_EDITS}/ApproveEdit",
+        reply=edits_pb2.ApproveEditResponse,
+        build=lambda scope: edits_pb2.ApproveEditRequest(
+            name=scope.edit(edit), comment=comment, **scope.signature(options)
+        ),
+        parse=lambda message: messages.edit(message.edit),
+    )
+
+
+def apply(
+    edits: EditReference | Iterable[EditReference], **options: Unpack[ApplyOptions]
+) -> Call[edits_pb2.ApplyEditsResponse, types.Change]:
+    """Make edits live on a branch."""
+    listed = _listed(edits)
+    return Call(
+        method=f"/{_EDITS}/ApplyEdits",
+        reply=edits_pb2.ApplyEditsResponse,
+        build=lambda scope: edits_pb2.ApplyEditsRequest(
+            names=[scope.edit(edit) for edit in listed],
+            override_reason=options.get("override_reason", ""),
+            expected_revision=scope.revision(options.get("expected_revision", "")),
+            validate_only=options.get("validate_only", False),
+            **_change_fields(scope, options),
+        ),
+        parse=messages.change,
+    )
+
+
+def revert(
+    edits: EditReference | Iterable[EditReference], **options: Unpack[RevertOptions]
+) -> Call[edits_pb2.RevertEditsResponse, types.Change]:
+    """Take edits back, or return to what was applied at a revision."""
+    listed = _listed(edits)
+    return Call(
+        method=f"/{_EDITS}/RevertEdits",
+        reply=edits_pb2.RevertEditsResponse,
+        build=lambda scope: edits_pb2.RevertEditsRequest(
+            names=[scope.edit(edit) for edit in listed],
+            to_revision=scope.revision(options.get("to_revision", "")),
+            expected_revision=scope.revision(options.get("expected_revision", "")),
+            validate_only=options.get("validate_only", False),
+            **_change_fields(scope, options),
+        ),
+        parse=messages.change,
+    )
+
+
+def _change_fields(scope: Scope, options: ChangeOptions) -> dict[str, str]:
+    return {
+        "parent": scope.model,
+        "branch": options.get("branch", ""),
+        "reason": options.get("reason", ""),
+        "ticket": options.get("ticket", ""),
+        **scope.signature(options),
+    }
+
+
+def _listed(edits: EditReference | Iterable[EditReference]) -> tuple[EditReference, ...]:
+    return (edits,) if isinstance(edits, str | types.Edit) else tuple(edits)
+
+
+def get_edit(edit: EditReference) -> Call[edits_pb2.GetEditResponse, types.Edit]:
+    """Read an edit."""
+    return Call(
+        method=f"/{_EDITS}/GetEdit",
+        reply=edits_pb2.GetEditResponse,
+        build=lambda scope: edits_pb2.GetEditRequest(name=scope.edit(edit)),
+        parse=lambda message: messages.edit(message.edit),
+    )
+
+
+def list_edits(state: types.EditState | None, page_size: int) -> Pages[types.Edit]:
+    """Read edits, newest first."""
+    return lambda token: Call(
+        method=f"/{_EDITS}/ListEdits",
+        reply=edits_pb2.ListEditsResponse,
+        build=lambda scope: edits_pb2.ListEditsRequest(
+            parent=scope.model,
+            page_size=page_size,
+            page_token=token,
+            state=messages.edit_state_message(state),
+        ),
+        parse=lambda message: types.Page(
+            items=tuple(messages.edit(edit) for edit in message.edits),
+            next_token=message.next_page_token,
+        ),
+    )
+
+
+def get_report(report: str) -> Call[edits_pb2.GetReportResponse, types.Report]:
+    """Read a report."""
+    return Call(
+        method=f"/{_EDITS}/GetReport",
+        reply=edits_pb2.GetReportResponse,
+        build=lambda scope: edits_pb2.GetReportRequest(name=scope.name("reports", report)),
+        parse=lambda message: messages.report(message.report),
+    )
+
+
+def get_head(branch: str) -> Call[ledger_pb2.GetHeadResponse, types.Change]:
+    """Read the newest revision of a branch."""
+    return Call(
+        method=f"/{_LEDGER}/GetHead",
+        reply=ledger_pb2.GetHeadResponse,
+        build=lambda scope: ledger_pb2.GetHeadRequest(parent=scope.model, branch=branch),
+        parse=messages.change,
+    )
+
+
+def get_revision(reference: str) -> Call[ledger_pb2.GetRevisionResponse, types.Revision]:
+    """Read a revision."""
+    return Call(
+        method=f"/{_LEDGER}/GetRevision",
+        reply=ledger_pb2.GetRevisionResponse,
+        build=lambda scope: ledger_pb2.GetRevisionRequest(name=scope.name("revisions", reference)),
+        parse=lambda message: messages.revision(message.revision),
+    )
+
+
+def list_revisions(branch: str, page_size: int) -> Pages[types.Revision]:
+    """Read revisions, newest first."""
+    return lambda token: Call(
+        method=f"/{_LEDGER}/ListRevisions",
+        reply=ledger_pb2.ListRevisionsResponse,
+        build=lambda scope: ledger_pb2.ListRevisionsRequest(
+            parent=scope.model, branch=branch, page_size=page_size, page_token=token
+        ),
+        parse=lambda message: types.Page(
+            items=tuple(messages.revision(revision) for revision in message.revisions),
+            next_token=message.next_page_token,
+        ),
+    )
+
+
+def diff(before: str, after: str) -> Call[ledger_pb2.DiffRevisionsResponse, types.Diff]:
+    """Compare what is active at two revisions."""
+    return Call(
+        method=f"/{_LEDGER}/DiffRevisions",
+        reply=ledger_pb2.DiffRevisionsResponse,
+        build=lambda scope: ledger_pb2.DiffRevisionsRequest(
+            parent=scope.model,
+            to=scope.name("revisions", after),
+            **{"from": scope.name("revisions", before)},
+        ),
+        parse=messages.diff,
+    )
+
+
+def watch(branch: str, start: int) -> Call[ledger_pb2.WatchRevisionsResponse, types.Revision]:
+    """Stream revisions from a sequence on, as they are committed."""
+    return Call(
+        method=f"/{_LEDGER}/WatchRevisions",
+        reply=ledger_pb2.WatchRevisionsResponse,
+        build=lambda scope: ledger_pb2.WatchRevisionsRequest(
+            parent=scope.model, branch=branch, start_sequence=start
+        ),
+        parse=lambda message: messages.revision(message.revision),
+    )
+
+
+def list_branches(page_size: int) -> Pages[types.Branch]:
+    """Read branches with their heads."""
+    return lambda token: Call(
+        method=f"/{_LEDGER}/ListBranches",
+        reply=ledger_pb2.ListBranchesResponse,
+        build=lambda scope: ledger_pb2.ListBranchesRequest(
+            parent=scope.model, page_size=page_size, page_token=token
+        ),
+        parse=lambda message: types.Page(
+            items=tuple(messages.branch(branch) for branch in message.branches),
+            next_token=message.next_page_token,
+        ),
+    )
+
+
+def audit() -> Call[ledger_pb2.AuditLedgerResponse, types.AuditResult]:
+    """Recompute the ledger and the served weights."""
+    return Call(
+        method=f"/{_LEDGER}/AuditLedger",
+        reply=ledger_pb2.AuditLedgerResponse,
+        build=lambda scope: ledger_pb2.AuditLedgerRequest(parent=scope.model),
+        parse=messages.audit,
+    )
+
+
+def generate(
+    prompt: str, **options: Unpack[GenerateOptions]
+) -> Call[inference_pb2.GenerateResponse, types.Chunk]:
+    """Stream a continuation."""
+    stop = tuple(options.get("stop", ()))
+    return Call(
+        method=f"/{_INFERENCE}/Generate",
+        reply=inference_pb2.GenerateResponse,
+        build=lambda scope: inference_pb2.GenerateRequest(
+            model=scope.model,
+            prompt=prompt,
+            max_new_tokens=options.get("max_new_tokens", 0),
+            temperature=options.get("temperature", 0.0),
+            top_k=options.get("top_k", 0),
+            seed=options.get("seed", 0),
+            stop=stop,
+            revision=scope.revision(options.get("revision", "")),
+            min_sequence=options.get("min_sequence", 0),
+        ),
+        parse=messages.chunk,
+    )
+
+
+def score(
+    prompt: str, continuations: Iterable[str], **options: Unpack[ReadOptions]
+) -> Call[inference_pb2.ScoreResponse, types.PromptScore]:
+    """Read the log-probabilities of continuations."""
+    listed = tuple(continuations)
+    return Call(
+        method=f"/{_INFERENCE}/Score",
+        reply=inference_pb2.ScoreResponse,
+        build=lambda scope: inference_pb2.ScoreRequest(
+            model=scope.model,
+            prompt=prompt,
+            continuations=listed,
+            revision=scope.revision(options.get("revision", "")),
+            min_sequence=options.get("min_sequence", 0),
+        ),
+        parse=messages.prompt_score,
+    )
+
+
+def get_model() -> Call[models_pb2.GetModelResponse, types.Model]:
+    """Read the served model."""
+    return Call(
+        method=f"/{_MODELS}/GetModel",
+        reply=models_pb2.GetModelResponse,
+        build=lambda scope: models_pb2.GetModelRequest(name=scope.model),
+        parse=lambda message: messages.model(message.model),
+    )
+
+
+def list_models(page_size: int) -> Pages[types.Model]:
+    """Read the models of a server."""
+    return lambda token: Call(
+        method=f"/{_MODELS}/ListModels",
+        reply=models_pb2.ListModelsResponse,
+        build=lambda _: models_pb2.ListModelsRequest(page_size=page_size, page_token=token),
+        parse=lambda message: types.Page(
+            items=tuple(messages.model(model) for model in message.models),
+            next_token=message.next_page_token,
+        ),
+        needs_model=False,
+    )
+
+
+def calibrate(
+    seed: int, **options: Unpack[MutationOptions]
+) -> Call[operations_pb2.Operation, OperationStatus[types.Profile]]:
+    """Start to find a profile."""
+    return Call(
+        method=f"/{_MODELS}/Calibrate",
+        reply=operations_pb2.Operation,
+        build=lambda scope: models_pb2.CalibrateRequest(
+            name=scope.model, seed=seed, **scope.signature(options)
+        ),
+        parse=operation_status.parse,
+    )
+
+
+def collect_moments(
+    texts: Iterable[str], **options: Unpack[MutationOptions]
+) -> Call[operations_pb2.Operation, OperationStatus[int]]:
+    """Start to accumulate the second moment of keys."""
+    listed = tuple(texts)
+    return Call(
+        method=f"/{_MODELS}/CollectMoments",
+        reply=operations_pb2.Operation,
+        build=lambda scope: models_pb2.CollectMomentsRequest(
+            name=scope.model, texts=listed, **scope.signature(options)
+        ),
+        parse=operation_status.parse,
+    )
+
+
+def get_operation(name: str) -> Call[operations_pb2.Operation, OperationStatus[Any]]:
+    """Read how an operation stands."""
+    full = name if name.startswith("operations/") else f"operations/{name}"
+    return Call(
+        method=f"/{_OPERATIONS}/GetOperation",
+        reply=operations_pb2.Operation,
+        build=lambda _: operations_pb2.GetOperationRequest(name=full),
+        parse=operation_status.parse,
+        needs_model=False,
+    )
+
+
+def cancel_operation(name: str) -> Call[Empty, None]:
+    """Ask an operation to stop."""
+    return Call(
+        method=f"/{_OPERATIONS}/CancelOperation",
+        reply=Empty,
+        build=lambda _: operations_pb2.CancelOperationRequest(name=name),
+        parse=lambda _: None,
+        needs_model=False,
+    )

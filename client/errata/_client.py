@@ -1,0 +1,303 @@
+"""The synchronous client: each method names its call; the logic is in `errata._calls`.
+
+Invariants: no gRPC error leaves this module; every public method has a twin of the same
+signature in `errata._async_client`.
+"""
+
+import time
+from collections.abc import Generator, Iterable, Iterator
+from types import TracebackType
+from typing import Any, Self, TypeVar, Unpack
+
+import grpc
+
+from errata import _calls, _errors, _watch
+from errata import _types as types
+from errata._calls import Call, EditReference, Scope
+from errata._config import CHANNEL_OPTIONS, Config
+from errata._generation import Generation
+from errata._models import model_name, only_model
+from errata._operation_status import OperationStatus
+from errata._operations import Operation
+from errata._options import (
+    ApplyOptions,
+    GenerateOptions,
+    MutationOptions,
+    ProposeOptions,
+    ReadOptions,
+    RevertOptions,
+)
+
+T = TypeVar("T")
+
+
+class Client:
+    """A connection to one errata server, for one model.
+
+    Args:
+        address: ``host:port``; else ``ERRATA_ADDRESS``, else ``127.0.0.1:50051``.
+        model: ``bundled`` or ``models/bundled``; may be left out where the server has one.
+        timeout: Seconds one call may take; operations and watches go on for longer.
+        actor: In whose name changes are made; else ``ERRATA_ACTOR``, else the login name.
+
+    Use it as a context manager, or ``close`` it. It may be shared between threads. A call
+    that fails because the server is away is tried again a few times, under the same
+    request id.
+    """
+
+    def __init__(
+        self,
+        address: str | None = None,
+        *,
+        model: str | None = None,
+        timeout: float | None = None,
+        actor: str | None = None,
+    ) -> None:
+        self._config = Config.resolve(address=address, timeout=timeout, actor=actor)
+        self._model = model_name(model)
+        self._channel = grpc.insecure_channel(self._config.address, options=CHANNEL_OPTIONS)
+
+    @property
+    def address(self) -> str:
+        """Where the server is."""
+        return self._config.address
+
+    def close(self) -> None:
+        """Give the connection up."""
+        self._channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def models(self) -> Iterator[types.Model]:
+        """The models this server serves."""
+        return self._pages(_calls.list_models(0))
+
+    def model(self) -> types.Model:
+        """The model this client talks to: architecture, profile, head."""
+        return self._run(_calls.get_model())
+
+    def propose(
+        self,
+        subject: str,
+        facts: types.Fact | Iterable[types.Fact],
+        **options: Unpack[ProposeOptions],
+    ) -> Operation[types.Proposal]:
+        """Start to compute a patch and to check it; nothing goes live.
+
+        The result is a proposal whether the checks passed or not: see its report.
+
+        Raises:
+            InvalidInputError: the request is malformed.
+        """
+        return self._start(_calls.propose(subject, facts, **options))
+
+    def validate(
+        self,
+        subject: str,
+        facts: types.Fact | Iterable[types.Fact],
+        **options: Unpack[ProposeOptions],
+    ) -> None:
+        """Check what `propose` checks before it computes anything.
+
+        Raises:
+            InvalidInputError: the request is malformed.
+        """
+        self._run(_calls.validate(subject, facts, **options))
+
+    def verify(
+        self, edit: EditReference, **options: Unpack[MutationOptions]
+    ) -> Operation[types.Proposal]:
+        """Start to check an edit again, on top of the head."""
+        return self._start(_calls.verify(edit, **options))
+
+    def approve(
+        self, edit: EditReference, comment: str = "", **options: Unpack[MutationOptions]
+    ) -> types.Edit:
+        """Say that an edit may be applied."""
+        return self._run(_calls.approve(edit, comment, **options))
+
+    def apply(
+        self, edits: EditReference | Iterable[EditReference], **options: Unpack[ApplyOptions]
+    ) -> types.Change:
+        """Make edits live, all in one revision.
+
+        Raises:
+            VerificationFailedError: checks failed and no ``override_reason`` was given.
+            AlreadyAppliedError: one of them is live already.
+            StaleRevisionError: the head is not ``expected_revision``.
+        """
+        return self._run(_calls.apply(edits, **options))
+
+    def revert(
+        self, edits: EditReference | Iterable[EditReference] = (), **options: Unpack[RevertOptions]
+    ) -> types.Change:
+        """Take edits back, or with ``to_revision`` return to what was applied there.
+
+        Raises:
+            NotAppliedError: one of them is not applied.
+            StaleRevisionError: the head is not ``expected_revision``.
+        """
+        return self._run(_calls.revert(edits, **options))
+
+    def edit(self, edit: EditReference) -> types.Edit:
+        """One edit as it stands now.
+
+        Raises:
+            EditNotFoundError: there is none of that name.
+        """
+        return self._run(_calls.get_edit(edit))
+
+    def edits(
+        self, *, state: types.EditState | None = None, page_size: int = 0
+    ) -> Iterator[types.Edit]:
+        """All edits, newest first, fetched page by page."""
+        return self._pages(_calls.list_edits(state, page_size))
+
+    def report(self, report: str) -> types.Report:
+        """One report.
+
+        Raises:
+            ReportNotFoundError: there is none of that name.
+        """
+        return self._run(_calls.get_report(report))
+
+    def head(self, branch: str = "") -> types.Change:
+        """The newest revision of a branch (main where empty), and what is served."""
+        return self._run(_calls.get_head(branch))
+
+    def revision(self, reference: str) -> types.Revision:
+        """One revision, by id, prefix of 6 characters or more, sequence or branch.
+
+        Raises:
+            RevisionNotFoundError: there is none of that name.
+        """
+        return self._run(_calls.get_revision(reference))
+
+    def revisions(self, branch: str = "", *, page_size: int = 0) -> Iterator[types.Revision]:
+        """The history of a branch, newest first, fetched page by page."""
+        return self._pages(_calls.list_revisions(branch, page_size))
+
+    def branches(self, *, page_size: int = 0) -> Iterator[types.Branch]:
+        """All branches with their heads."""
+        return self._pages(_calls.list_branches(page_size))
+
+    def diff(self, before: str, after: str) -> types.Diff:
+        """Which edits are active at one revision and not at the other."""
+        return self._run(_calls.diff(before, after))
+
+    def audit(self) -> types.AuditResult:
+        """Recompute the chain, all digests and the weights that are served."""
+        return self._run(_calls.audit())
+
+    def watch(
+        self, start: int | None = None, *, branch: str = "", give_up_after: float = 60.0
+    ) -> Generator[types.Revision]:
+        """Every revision from sequence ``start`` on, as it is committed.
+
+        Starts after the head where no ``start`` is given. Goes on by itself after the server
+        was away, without gaps or repeats.
+
+        Raises:
+            UnavailableError: the server does not answer at first, or has been away for
+                ``give_up_after`` seconds.
+        """
+        cursor = _watch.Cursor(start, give_up_after)
+        while True:
+            ended: _errors.ErrataError | None = None
+            try:
+                cursor.connected(self._run(_calls.get_head(branch)).revision)
+                for revision in self._stream(_calls.watch(branch, cursor.sequence)):
+                    if cursor.accept(revision):
+                        yield revision
+            except _watch.RESUMED_AFTER as error:
+                ended = error
+            time.sleep(cursor.wait_after(ended))
+
+    def generate(self, prompt: str, **options: Unpack[GenerateOptions]) -> Generation:
+        """Continue a prompt; returns as soon as the server says which revision answers.
+
+        Raises:
+            PromptTooLongError: prompt and continuation do not fit the context.
+        """
+        return Generation(self._stream(_calls.generate(prompt, **options), self._config.timeout))
+
+    def score(
+        self, prompt: str, continuations: Iterable[str], **options: Unpack[ReadOptions]
+    ) -> types.PromptScore:
+        """Log-probabilities of continuations, and a digest of the prompt's logits."""
+        return self._run(_calls.score(prompt, continuations, **options))
+
+    def calibrate(
+        self, *, seed: int = 0, **options: Unpack[MutationOptions]
+    ) -> Operation[types.Profile]:
+        """Start to find layer, prefixes, step size, clamp and guard width."""
+        return self._start(_calls.calibrate(seed, **options))
+
+    def collect_moments(
+        self, texts: Iterable[str] = (), **options: Unpack[MutationOptions]
+    ) -> Operation[int]:
+        """Start to accumulate the second moment over texts; results in tokens seen."""
+        return self._start(_calls.collect_moments(texts, **options))
+
+    def operation(self, name: str) -> Operation[Any]:
+        """Pick an operation up again by its name.
+
+        Raises:
+            OperationNotFoundError: there is none of that name.
+        """
+        return self._start(_calls.get_operation(name))
+
+    def _start(self, call: Call[Any, OperationStatus[T]]) -> Operation[T]:
+        return Operation(self._run(call), self._run)
+
+    def _scope(self, call: Call[Any, Any]) -> Scope:
+        if call.needs_model and not self._model:
+            self._model = only_model(self.models())
+        return Scope(model=self._model, actor=self._config.actor)
+
+    def _run(self, call: Call[Any, T]) -> T:
+        request = call.build(self._scope(call))
+        method = self._channel.unary_unary(
+            call.method,
+            request_serializer=_calls.serialize,
+            response_deserializer=call.reply.FromString,
+        )
+        try:
+            reply = method(request, timeout=self._config.timeout)
+        except grpc.RpcError as error:
+            raise _errors.from_rpc_error(error, self.address) from None
+        return call.parse(reply)
+
+    def _stream(self, call: Call[Any, T], timeout: float | None = None) -> Generator[T]:
+        request = call.build(self._scope(call))
+        method = self._channel.unary_stream(
+            call.method,
+            request_serializer=_calls.serialize,
+            response_deserializer=call.reply.FromString,
+        )
+        replies = method(request, timeout=timeout)
+        try:
+            for reply in replies:
+                yield call.parse(reply)
+        except grpc.RpcError as error:
+            raise _errors.from_rpc_error(error, self.address) from None
+        finally:
+            replies.cancel()
+
+    def _pages(self, pages: _calls.Pages[T]) -> Iterator[T]:
+        token = ""
+        while True:
+            page = self._run(pages(token))
+            yield from page.items
+            token = page.next_token
+            if not token:
+                return

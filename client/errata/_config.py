@@ -1,0 +1,86 @@
+"""Where the server is and how it is talked to: arguments, then environment, then defaults.
+
+Invariant: the environment is read here and nowhere else in the client.
+"""
+
+import getpass
+import json
+import os
+import re
+from dataclasses import dataclass
+from typing import Any, Final, Self
+
+from errata._errors import InvalidInputError
+
+DEFAULT_ADDRESS: Final = "127.0.0.1:50051"
+DEFAULT_TIMEOUT: Final = 60.0
+"""Seconds one call may take; operations and watches go on for longer."""
+
+_HOST_AND_PORT: Final = re.compile(r"[^\s/]+:\d{1,5}")
+
+_MAX_MESSAGE: Final = 64 * 1024 * 1024
+"""A report keeps every prompt with its answers, so it outgrows gRPC's 4 MiB."""
+
+_SERVICE_CONFIG: Final = json.dumps(
+    {
+        "methodConfig": [
+            {
+                "name": [{}],
+                "retryPolicy": {
+                    "maxAttempts": 4,
+                    "initialBackoff": "0.2s",
+                    "maxBackoff": "2s",
+                    "backoffMultiplier": 2,
+                    "retryableStatusCodes": ["UNAVAILABLE"],
+                },
+            }
+        ]
+    }
+)
+"""Retries are safe because every mutation carries a request id, sent again as it was."""
+
+CHANNEL_OPTIONS: Final[list[tuple[str, Any]]] = [
+    ("grpc.service_config", _SERVICE_CONFIG),
+    ("grpc.max_receive_message_length", _MAX_MESSAGE),
+    ("grpc.max_send_message_length", _MAX_MESSAGE),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """How a client reaches its server, and in whose name it speaks."""
+
+    address: str
+    timeout: float
+    actor: str
+
+    @classmethod
+    def resolve(cls, *, address: str | None, timeout: float | None, actor: str | None) -> Self:
+        """What is given, else ``ERRATA_ADDRESS`` and ``ERRATA_ACTOR``, else the defaults.
+
+        Raises:
+            InvalidInputError: the timeout is not above 0, or the address is no ``host:port``.
+        """
+        chosen = address or os.environ.get("ERRATA_ADDRESS") or DEFAULT_ADDRESS
+        if not chosen.startswith("unix:") and not _HOST_AND_PORT.fullmatch(chosen):
+            raise InvalidInputError(
+                f"the address {chosen!r} must look like host:port", {"field": "address"}
+            )
+        seconds = DEFAULT_TIMEOUT if timeout is None else timeout
+        if not seconds > 0:
+            raise InvalidInputError("the timeout must be above 0 seconds", {"field": "timeout"})
+        return cls(address=chosen, timeout=seconds, actor=actor or default_actor())
+
+
+def default_actor() -> str:
+    """``ERRATA_ACTOR``, else the login name, else ``unknown``."""
+    named = os.environ.get("ERRATA_ACTOR")
+    if named:
+        return named
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user id need not have a name
+        return "unknown"

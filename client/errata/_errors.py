@@ -1,0 +1,334 @@
+"""Errors of the client, and the one place where a gRPC status becomes one of them.
+
+::
+
+    ErrataError
+    |-- InvalidInputError            mend the request
+    |   |-- InvalidFactError
+    |   |-- SubjectNotFoundError
+    |   |-- PromptTooLongError
+    |   |-- AlreadyTrueError
+    |   `-- InvalidPatchError
+    |-- NotFoundError                use a name that exists
+    |   |-- ModelNotFoundError
+    |   |-- EditNotFoundError
+    |   |-- RevisionNotFoundError
+    |   |-- BranchNotFoundError
+    |   |-- ReportNotFoundError
+    |   `-- OperationNotFoundError
+    |-- StaleRevisionError           read the head and retry
+    |-- RequestIdReusedError         use a new request id
+    |-- PreconditionError            change the state first
+    |   |-- VerificationFailedError
+    |   |-- AlreadyAppliedError
+    |   |-- NotAppliedError
+    |   |-- NoEffectError
+    |   |-- NotCalibratedError
+    |   |-- ModelMismatchError
+    |   `-- SchemaMismatchError
+    |-- UnsupportedModelError        use a checkpoint errata can edit
+    |-- UnavailableError             retry after a while
+    |   |-- LedgerUnavailableError
+    |   `-- OverloadedError
+    |-- CancelledError               the caller asked for it
+    |-- OperationInterruptedError    ask for it again under a new request id
+    |-- LedgerCorruptError           stop and run the audit
+    |-- DeadlineError                wait longer, or ask for less
+    `-- InternalError                report it
+
+Invariants: `BY_REASON` has a class for every reason the server sends; a caller never sees
+``grpc.RpcError``.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import ClassVar, Final
+
+import grpc
+from google.protobuf.message import DecodeError
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+
+_DETAILS_KEY: Final = "grpc-status-details-bin"
+
+
+class ErrataError(Exception):
+    """Base of everything the client raises on purpose."""
+
+    reason: ClassVar[str] = "UNKNOWN"
+
+    def __init__(self, message: str, metadata: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.metadata: dict[str, str] = dict(metadata or {})
+        """The values named in the message, by name."""
+
+
+class InvalidInputError(ErrataError):
+    """The request is malformed."""
+
+    reason = "INVALID_INPUT"
+
+
+class InvalidFactError(InvalidInputError):
+    """A subject, template or target is malformed."""
+
+    reason = "INVALID_FACT"
+
+
+class SubjectNotFoundError(InvalidInputError):
+    """The prompt does not name the subject exactly once."""
+
+    reason = "SUBJECT_NOT_FOUND"
+
+
+class PromptTooLongError(InvalidInputError):
+    """The prompt does not fit the model's context."""
+
+    reason = "PROMPT_TOO_LONG"
+
+
+class AlreadyTrueError(InvalidInputError):
+    """The model already gives the target."""
+
+    reason = "ALREADY_TRUE"
+
+
+class InvalidPatchError(InvalidInputError):
+    """The artifact's tensors are not what they must be for this model."""
+
+    reason = "INVALID_PATCH"
+
+
+class NotFoundError(ErrataError):
+    """No such resource."""
+
+    reason = "NOT_FOUND"
+
+
+class ModelNotFoundError(NotFoundError):
+    """No such model."""
+
+    reason = "MODEL_NOT_FOUND"
+
+
+class EditNotFoundError(NotFoundError):
+    """No such edit."""
+
+    reason = "EDIT_NOT_FOUND"
+
+
+class RevisionNotFoundError(NotFoundError):
+    """No such revision."""
+
+    reason = "REVISION_NOT_FOUND"
+
+
+class BranchNotFoundError(NotFoundError):
+    """No such branch."""
+
+    reason = "BRANCH_NOT_FOUND"
+
+
+class ReportNotFoundError(NotFoundError):
+    """No such report."""
+
+    reason = "REPORT_NOT_FOUND"
+
+
+class OperationNotFoundError(NotFoundError):
+    """No such operation."""
+
+    reason = "OPERATION_NOT_FOUND"
+
+
+class StaleRevisionError(ErrataError):
+    """The branch has moved on from the expected revision; read the head and retry."""
+
+    reason = "STALE_REVISION"
+
+
+class RequestIdReusedError(ErrataError):
+    """The request id was used before for a request with other content."""
+
+    reason = "REQUEST_ID_REUSED"
+
+
+class PreconditionError(ErrataError):
+    """The state must change before this can be done."""
+
+    reason = "FAILED_PRECONDITION"
+
+
+class VerificationFailedError(PreconditionError):
+    """The edit's report has failed checks and no override was given."""
+
+    reason = "VERIFICATION_FAILED"
+
+
+class AlreadyAppliedError(PreconditionError):
+    """The edit is applied on this branch."""
+
+    reason = "ALREADY_APPLIED"
+
+
+class NotAppliedError(PreconditionError):
+    """The edit is not applied on this branch."""
+
+    reason = "NOT_APPLIED"
+
+
+class NoEffectError(PreconditionError):
+    """The value optimisation found nothing that makes the model say the target."""
+
+    reason = "NO_EFFECT"
+
+
+class NotCalibratedError(PreconditionError):
+    """The model has no profile yet; calibrate it first."""
+
+    reason = "NOT_CALIBRATED"
+
+
+class ModelMismatchError(PreconditionError):
+    """The ledger's history or a patch belongs to another checkpoint or profile."""
+
+    reason = "MODEL_MISMATCH"
+
+
+class SchemaMismatchError(PreconditionError):
+    """The ledger's schema is not the one the server knows."""
+
+    reason = "SCHEMA_MISMATCH"
+
+
+class UnsupportedModelError(ErrataError):
+    """The checkpoint cannot be loaded safely or has no known projection to edit."""
+
+    reason = "UNSUPPORTED_MODEL"
+
+
+class UnavailableError(ErrataError):
+    """The server does not answer; try again after a while."""
+
+    reason = "UNAVAILABLE"
+
+
+class LedgerUnavailableError(UnavailableError):
+    """The ledger's database does not answer."""
+
+    reason = "LEDGER_UNAVAILABLE"
+
+
+class OverloadedError(UnavailableError):
+    """Too many requests are waiting for the model."""
+
+    reason = "OVERLOADED"
+
+
+class CancelledError(ErrataError):
+    """The call was cancelled by its caller or by a server shutting down."""
+
+    reason = "CANCELLED"
+
+
+class OperationInterruptedError(ErrataError):
+    """The server started again while the operation ran; ask for it again."""
+
+    reason = "INTERRUPTED"
+
+
+class LedgerCorruptError(ErrataError):
+    """A stored row contradicts its digest or its neighbours; run the audit."""
+
+    reason = "LEDGER_CORRUPT"
+
+
+class DeadlineError(ErrataError):
+    """The answer did not come in time."""
+
+    reason = "DEADLINE_EXCEEDED"
+
+
+class InternalError(ErrataError):
+    """The server failed in a way it did not expect."""
+
+    reason = "INTERNAL"
+
+
+def _tree(root: type[ErrataError]) -> Iterable[type[ErrataError]]:
+    yield root
+    for child in root.__subclasses__():
+        yield from _tree(child)
+
+
+BY_REASON: Final[dict[str, type[ErrataError]]] = {
+    error.reason: error for error in _tree(ErrataError) if error is not DeadlineError
+}
+"""All but `DeadlineError`, which the client's own clock makes."""
+
+_BY_CODE: Final[dict[int, type[ErrataError]]] = {
+    code_pb2.CANCELLED: CancelledError,
+    code_pb2.INVALID_ARGUMENT: InvalidInputError,
+    code_pb2.OUT_OF_RANGE: InvalidInputError,
+    code_pb2.NOT_FOUND: NotFoundError,
+    code_pb2.FAILED_PRECONDITION: PreconditionError,
+    code_pb2.ALREADY_EXISTS: RequestIdReusedError,
+    code_pb2.ABORTED: StaleRevisionError,
+    code_pb2.RESOURCE_EXHAUSTED: OverloadedError,
+    code_pb2.UNAVAILABLE: UnavailableError,
+    code_pb2.DATA_LOSS: LedgerCorruptError,
+    code_pb2.DEADLINE_EXCEEDED: DeadlineError,
+}
+"""For a status that carries no reason."""
+
+
+def from_status(status: status_pb2.Status) -> ErrataError:
+    """The error a ``google.rpc.Status`` stands for."""
+    info = error_details_pb2.ErrorInfo()
+    if any(detail.Unpack(info) for detail in status.details) and info.reason in BY_REASON:
+        return BY_REASON[info.reason](status.message, info.metadata)
+    return _BY_CODE.get(status.code, InternalError)(status.message, info.metadata)
+
+
+def from_rpc_error(error: grpc.RpcError, address: str) -> ErrataError:
+    """The error a failed call stands for.
+
+    ``address`` is named where no server answered at all.
+    """
+    if not isinstance(error, grpc.Call | grpc.aio.AioRpcError):
+        return InternalError(f"the call to {address} failed: {error}")
+    status = _details(error.trailing_metadata())
+    if status is not None and status.details:
+        return from_status(status)
+    code: tuple[int, str] = error.code().value
+    return _from_bare_code(code[0], error.details() or "", address)
+
+
+def _details(metadata: Iterable[tuple[str, str | bytes]] | None) -> status_pb2.Status | None:
+    for key, value in metadata or ():
+        if key == _DETAILS_KEY and isinstance(value, bytes):
+            try:
+                return status_pb2.Status.FromString(value)
+            except DecodeError:
+                return None
+    return None
+
+
+def _from_bare_code(code: int, details: str, address: str) -> ErrataError:
+    if code == code_pb2.UNAVAILABLE:
+        return UnavailableError(
+            f"no errata server answers at {address}; start one with `errata-server serve`, "
+            "or say where it is with --address, address=... or ERRATA_ADDRESS",
+            {"address": address, "details": details},
+        )
+    if code == code_pb2.DEADLINE_EXCEEDED:
+        return DeadlineError(
+            f"the server at {address} did not answer in time; allow more with --timeout or "
+            "timeout=...",
+            {"address": address},
+        )
+    if code == code_pb2.UNIMPLEMENTED:
+        return InternalError(
+            f"the server at {address} does not know this call; it is older or newer than this "
+            f"client ({details})",
+            {"address": address},
+        )
+    return _BY_CODE.get(code, InternalError)(details or f"status {code}", {"address": address})

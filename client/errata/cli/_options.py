@@ -1,0 +1,162 @@
+"""The options commands share, and the decorator that makes a function a command.
+
+Invariant: an option means the same in every command that has it, because it is written
+once. A command's parameter whose type is one of the groups here becomes all of the group's
+options on the command line.
+"""
+
+import dataclasses
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated, Any, TypeVar, get_type_hints
+
+import typer
+
+import errata
+from errata._options import ChangeOptions, MutationOptions
+from errata.cli._screen import Output, Screen, reporting
+from errata.cli._session import Session
+
+
+@dataclass(frozen=True, kw_only=True)
+class Display:
+    """How results are written."""
+
+    output: Annotated[
+        Output, typer.Option("--output", "-o", help="Write a table, or one JSON document.")
+    ] = Output.TABLE
+
+
+@dataclass(frozen=True, kw_only=True)
+class Connection(Display):
+    """Which server is asked."""
+
+    address: Annotated[
+        str | None,
+        typer.Option(
+            help="The server, else $ERRATA_ADDRESS, else 127.0.0.1:50051.", metavar="HOST:PORT"
+        ),
+    ] = None
+    timeout: Annotated[
+        float | None,
+        typer.Option(help="Seconds one call may take, 60 if not given.", metavar="SECONDS"),
+    ] = None
+    model: Annotated[
+        str | None, typer.Option(help="The model, where the server has several.", metavar="MODEL")
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Author:
+    """Who asks, and under which id."""
+
+    actor: Annotated[
+        str | None,
+        typer.Option(help="In whose name, else $ERRATA_ACTOR, else the login name."),
+    ] = None
+    request_id: Annotated[
+        str | None,
+        typer.Option(
+            help="Makes the call idempotent: the same id returns the earlier result.",
+            metavar="ID",
+        ),
+    ] = None
+
+    def signed(self) -> MutationOptions:
+        """As the client takes it."""
+        return {"actor": self.actor or "", "request_id": self.request_id or ""}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Justified(Author):
+    """Why it is asked."""
+
+    reason: Annotated[str, typer.Option(help="Why; kept in the ledger.")] = ""
+    ticket: Annotated[str, typer.Option(help="Where it was asked for; kept in the ledger.")] = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Commit(Justified):
+    """How a branch is changed."""
+
+    branch: Annotated[str, typer.Option(help="The branch to change.")] = "main"
+    expected_revision: Annotated[
+        str, typer.Option(help="Fail where the branch's head is another.", metavar="REVISION")
+    ] = ""
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Go through everything but the commit.")
+    ] = False
+
+    def change(self) -> ChangeOptions:
+        """As the client takes it."""
+        return {
+            **self.signed(),
+            "branch": self.branch,
+            "reason": self.reason,
+            "ticket": self.ticket,
+            "expected_revision": self.expected_revision,
+            "validate_only": self.dry_run,
+        }
+
+
+G = TypeVar("G", bound=Display | Author)
+_KEYWORD = inspect.Parameter.KEYWORD_ONLY
+
+
+def command(app: typer.Typer, name: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Make a function a command of ``app``.
+
+    The function's first parameter is a `Session` with a server (which adds the options of
+    `Connection`), or a `Screen` alone (which adds those of `Display`).
+    """
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        hints = get_type_hints(function, include_extras=True)
+        first, *others = inspect.signature(function).parameters.values()
+        connects = hints[first.name] is Session
+        groups: dict[str, type[Display] | type[Author]] = {
+            p.name: hints[p.name] for p in others if dataclasses.is_dataclass(hints[p.name])
+        }
+        own = [p.replace(annotation=hints[p.name]) for p in others if p.name not in groups]
+
+        def run(**values: Any) -> None:  # noqa: ANN401 - typer has checked them
+            display = _taken(Connection if connects else Display, values)
+            arguments = {name: _taken(group, values) for name, group in groups.items()}
+            call = partial(function, **arguments, **values)
+            screen = Screen(display.output)
+            with reporting(screen):
+                if isinstance(display, Connection):
+                    with _client(display) as client:
+                        call(Session(client, screen))
+                else:
+                    call(screen)
+
+        shared = [*groups.values(), Connection if connects else Display]
+        parameters = [*own, *(p for group in shared for p in _parameters(group))]
+        run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+            [p.replace(kind=_KEYWORD) for p in parameters]
+        )
+        run.__doc__ = function.__doc__
+        app.command(name)(run)
+        return function
+
+    return register
+
+
+def _client(connection: Connection) -> errata.Client:
+    return errata.Client(connection.address, model=connection.model, timeout=connection.timeout)
+
+
+def _parameters(group: type[G]) -> list[inspect.Parameter]:
+    hints = get_type_hints(group, include_extras=True)
+    return [
+        inspect.Parameter(field.name, _KEYWORD, default=field.default, annotation=hints[field.name])
+        for field in dataclasses.fields(group)
+    ]
+
+
+def _taken(group: type[G], values: dict[str, Any]) -> G:
+    """One ``group`` out of ``values``, which no longer hold its options afterwards."""
+    return group(**{field.name: values.pop(field.name) for field in dataclasses.fields(group)})

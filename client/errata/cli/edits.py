@@ -1,0 +1,158 @@
+"""``propose``, ``verify``, ``approve``, ``list``: edits before they go live."""
+
+from itertools import islice
+from typing import Annotated
+
+import typer
+
+import errata
+from errata._options import ProposeOptions
+from errata.cli import _render as render
+from errata.cli._options import Author, Justified, command
+from errata.cli._screen import REJECTED
+from errata.cli._session import Session
+
+app = typer.Typer()
+
+Edit = Annotated[str, typer.Argument(metavar="EDIT", help="An edit's id, such as e-1234.")]
+
+
+@command(app, "propose")
+def propose(
+    session: Session,
+    subject: Annotated[str, typer.Option(help="Whom or what the edit is about.")],
+    prompt: Annotated[
+        list[str],
+        typer.Option(
+            help="A sentence start with {} for the subject, or with the subject spelled out; "
+            "give several, each with its --target, for several facts.",
+        ),
+    ],
+    target: Annotated[list[str], typer.Option(help="What the model should say next.")],
+    why: Justified,
+    paraphrase: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Another phrasing that must give the target, or what follows the last '='.",
+            metavar="PROMPT[=EXPECTED]",
+        ),
+    ] = None,
+    neighbour: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A prompt about something else that must not change.",
+            metavar="PROMPT=EXPECTED",
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check the request, compute and store nothing.")
+    ] = False,
+) -> None:
+    """Compute a patch and check it. Nothing goes live."""
+    facts = _facts(prompt, target)
+    options = _propose_options(subject, target, why, paraphrase or [], neighbour or [])
+    if dry_run:
+        session.client.validate(subject, facts, **options)
+        session.screen.result({"valid": True}, "The request is well-formed; nothing was stored.")
+        return
+    operation = session.client.propose(subject, facts, **options)
+    _conclude(session, operation)
+
+
+@command(app, "verify")
+def verify(session: Session, edit: Edit, author: Author) -> None:
+    """Check an edit again, on top of what is live now."""
+    _conclude(session, session.client.verify(edit, **author.signed()))
+
+
+@command(app, "approve")
+def approve(
+    session: Session,
+    edit: Edit,
+    author: Author,
+    comment: Annotated[str, typer.Option(help="What the approval rests on.")] = "",
+) -> None:
+    """Record that an edit may be applied."""
+    approved = session.client.approve(edit, comment, **author.signed())
+    session.screen.result(
+        {"edit": approved},
+        f"{approved.id} is approved; `errata apply {approved.id}` makes it live.",
+    )
+
+
+@command(app, "list")
+def list_edits(
+    session: Session,
+    state: Annotated[
+        errata.EditState | None, typer.Option(help="Only edits in this state.")
+    ] = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many.")] = 50,
+) -> None:
+    """List edits, newest first."""
+    found = list(islice(session.client.edits(state=state, page_size=min(limit, 1000)), limit))
+    session.screen.result({"edits": found}, render.edits(found))
+
+
+def _facts(prompts: list[str], targets: list[str]) -> list[errata.Fact]:
+    if len(prompts) != len(targets):
+        raise typer.BadParameter(
+            f"{len(prompts)} prompts and {len(targets)} targets; give each --prompt a --target"
+        )
+    return [errata.Fact(template=p, target=t) for p, t in zip(prompts, targets, strict=True)]
+
+
+def _propose_options(
+    subject: str,
+    targets: list[str],
+    why: Justified,
+    paraphrases: list[str],
+    neighbours: list[str],
+) -> ProposeOptions:
+    only_target = targets[0] if len(set(targets)) == 1 else ""
+    return {
+        **why.signed(),
+        "reason": why.reason,
+        "ticket": why.ticket,
+        "paraphrases": [_check_prompt(text, subject, only_target) for text in paraphrases],
+        "neighbours": [_check_prompt(text, subject, "") for text in neighbours],
+    }
+
+
+def _check_prompt(text: str, subject: str, default: str) -> errata.CheckPrompt:
+    """``PROMPT=EXPECTED``, or ``PROMPT`` alone where there is a default."""
+    prompt, separator, expected = text.rpartition("=")
+    if not separator:
+        prompt, expected = text, default
+    if not prompt.strip() or not expected.strip():
+        raise typer.BadParameter(f"{text!r} must be written as PROMPT=EXPECTED")
+    return errata.CheckPrompt(
+        prompt=prompt.strip().replace("{}", subject), expected=expected.strip()
+    )
+
+
+def _conclude(session: Session, operation: errata.Operation[errata.Proposal]) -> None:
+    """Follow a proposal to its report, say what to do next, and exit as the report says."""
+    proposal = session.finish(operation)
+    edit, report = proposal.edit, proposal.report
+    facts = "; ".join(f"{fact.template} -> {fact.target}" for fact in edit.facts)
+    session.screen.result(
+        {"operation": operation.name, "edit": edit, "report": report},
+        f"Edit {edit.id} of {edit.subject}: {facts}",
+        render.checks(report),
+        render.tally(report),
+        _next_step(proposal),
+    )
+    if not report.passed:
+        raise typer.Exit(REJECTED)
+
+
+def _next_step(proposal: errata.Proposal) -> str:
+    edit = proposal.edit.id
+    if proposal.report.passed:
+        return f"Next: errata apply {edit}"
+    failed = ", ".join(check.kind for check in proposal.report.failures)
+    return (
+        f"It cannot be applied as it is ({failed}). `errata show {edit}` has every answer; "
+        f"propose it in other words, or say why it must go live all the same: "
+        f'errata apply {edit} --override "REASON"'
+    )

@@ -1,0 +1,57 @@
+"""``status``, ``calibrate``, ``moments``: the served model."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from errata.cli import _render as render
+from errata.cli._options import Author, command
+from errata.cli._session import Session
+
+app = typer.Typer()
+
+
+@command(app, "status")
+def status(session: Session) -> None:
+    """Show the served model and where its ledger stands."""
+    model, head = session.client.model(), session.client.head()
+    session.screen.result(
+        {"model": model, "head": head.revision, "served": head.served}, render.status(model, head)
+    )
+
+
+@command(app, "calibrate")
+def calibrate(
+    session: Session,
+    author: Author,
+    seed: Annotated[int, typer.Option(min=0, help="Of the choice of facts and prefixes.")] = 0,
+) -> None:
+    """Find layer, prefixes, step size, clamp and guard width by editing known facts."""
+    operation = session.client.calibrate(seed=seed, **author.signed())
+    profile = session.finish(operation)
+    session.screen.result(
+        {"operation": operation.name, "profile": profile}, render.profile(profile)
+    )
+
+
+@command(app, "moments")
+def moments(
+    session: Session,
+    author: Author,
+    texts: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True, dir_okay=False, help="Ordinary texts, one a line; else the server's own."
+        ),
+    ] = None,
+) -> None:
+    """Accumulate the second moment of keys over ordinary text."""
+    lines = texts.read_text(encoding="utf-8").splitlines() if texts else []
+    given = [line for line in lines if line.strip()]
+    operation = session.client.collect_moments(given, **author.signed())
+    tokens = session.finish(operation)
+    session.screen.result(
+        {"operation": operation.name, "tokens": tokens},
+        f"The second moment now covers {tokens:,} tokens.",
+    )
