@@ -1,0 +1,1 @@
+"""Build the bundled model: its facts, its corpus, its training and its figures."""
