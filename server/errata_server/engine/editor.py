@@ -13,7 +13,7 @@ from errata_server.domain.facts import EditRequest
 from errata_server.domain.operations import ReportProgress
 from errata_server.domain.patches import OptimisationRecord, PatchManifest
 from errata_server.domain.profiles import Profile
-from errata_server.engine.keys import MINIMUM_AGREEMENT, averaged_key
+from errata_server.engine.keys import MINIMUM_AGREEMENT, prefixed_keys
 from errata_server.engine.patch import PatchTensors
 from errata_server.engine.runner import Runner
 from errata_server.engine.solve import match, match_keys
@@ -67,13 +67,20 @@ def compute_patch(
 def subject_keys(
     runner: Runner, subject: str, profile: Profile, factor: Float[Tensor, "d_in d_in"]
 ) -> tuple[Float[Tensor, "key d_in"], float]:
-    """(keys, rho_u): the averaged key, with the unprefixed one where the first misses it."""
-    averaged, bare = averaged_key(runner, profile.module, subject, profile.prefixes)
-    averaged, bare = averaged.cpu(), bare.cpu()
+    """(keys, rho_u): the averaged key; with the unprefixed one beside it where that is apart.
+
+    The average is over every context, the bare one included. Where it would miss the bare
+    subject (often another tokenisation: no space before it), mixing the two serves neither,
+    so the prefixed average and the unprefixed key become two keys of the one value.
+    """
+    prefixed, bare = prefixed_keys(runner, profile.module, subject, profile.prefixes)
+    prefixed, bare = prefixed.cpu(), bare.cpu()
+    averaged = torch.cat([prefixed, bare[None]]).mean(dim=0)
     matchers, _ = match_keys(averaged[None], factor)
     agreement = float(match(bare[None].double(), matchers))
-    covered = agreement >= MINIMUM_AGREEMENT
-    return (averaged[None] if covered else torch.stack([averaged, bare])), agreement
+    if agreement >= MINIMUM_AGREEMENT:
+        return averaged[None], agreement
+    return torch.stack([prefixed.mean(dim=0), bare]), agreement
 
 
 def _record(solution: ValueSolution, agreement: float) -> OptimisationRecord:

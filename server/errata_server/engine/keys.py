@@ -1,6 +1,6 @@
 """Keys: what the edited projection receives at a subject's last token.
 
-The same averaged key is used everywhere (r-ROME, arXiv:2403.07175): mixing it with the
+The same key is used everywhere (r-ROME, arXiv:2403.07175): mixing an averaged key with the
 unprefixed one is what makes the original ROME produce disabling edits.
 """
 
@@ -38,10 +38,13 @@ def keys_at_subject(
     return inputs[rows, torch.tensor(ends, device=inputs.device)].float()
 
 
-def averaged_key(
+def prefixed_keys(
     runner: Runner, module: str, subject: str, prefixes: Sequence[str]
-) -> tuple[Float[Tensor, " d_in"], Float[Tensor, " d_in"]]:
-    """(k, k_u): the key averaged over ``prefixes``, and the unprefixed key."""
-    texts = [join(prefix, subject) for prefix in prefixes]
+) -> tuple[Float[Tensor, "prefix d_in"], Float[Tensor, " d_in"]]:
+    """The keys behind each of ``prefixes`` that is not empty, and the unprefixed key.
+
+    Where every prefix is empty, the unprefixed key stands for them.
+    """
+    texts = [join(prefix, subject) for prefix in prefixes if prefix] or [subject]
     keys = keys_at_subject(runner, module, [subject, *texts], subject)
-    return keys[1:].mean(dim=0), keys[0]
+    return keys[1:], keys[0]

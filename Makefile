@@ -1,0 +1,87 @@
+# Every target sets up its own environment: `make demo` and `make test` work in a fresh clone.
+# PYTHON=python3.12 chooses the interpreter, PIP_OPTIONS is passed to pip: a machine without a
+# CUDA device saves gigabytes with
+#   make setup PIP_OPTIONS="--extra-index-url https://download.pytorch.org/whl/cpu"
+
+PYTHON ?= python3
+PIP_OPTIONS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: $(READY) ## Create .venv and install everything, pinned by constraints.txt
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) \
+		--constraint constraints.txt --editable '.[server,postgres,dev]'
+	@touch $@
+
+.PHONY: demo
+demo: setup ## Correct a fact, check it, take it back: the whole story on the bundled model
+	$(BIN)/errata demo
+
+.PHONY: test
+test: setup ## Run all tests
+	$(BIN)/python -m pytest $(TESTS)
+
+.PHONY: test-fast
+test-fast: setup ## Run the tests that take less than ten seconds each
+	$(BIN)/python -m pytest -m 'not slow' $(TESTS)
+
+.PHONY: lint
+lint: setup ## Check style, types, imports, protos and stubs
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/python -m tools.stubs lint
+	$(BIN)/python -m tools.stubs check
+
+.PHONY: check
+check: lint test ## Run what continuous integration runs
+
+.PHONY: fix
+fix: setup ## Repair what can be repaired by itself
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.PHONY: proto
+proto: setup ## Generate client/errata/v1 from proto/
+	$(BIN)/python -m tools.stubs write
+
+.PHONY: migrate
+migrate: setup ## Bring the ledger that ERRATA_LEDGER names to the newest schema
+	$(BIN)/errata-server migrate
+
+.PHONY: serve
+serve: migrate ## Serve a model; ARGS="--model PATH --listen HOST:PORT" and the like
+	$(BIN)/errata-server serve $(ARGS)
+
+.PHONY: bench-efficacy
+bench-efficacy: setup ## Measure how well edits work on the bundled model
+	$(BIN)/python -m benchmarks.efficacy
+
+.PHONY: bench-speed
+bench-speed: setup ## Measure apply, revert and serving times
+	$(BIN)/python -m benchmarks.speed
+
+.PHONY: train
+train: setup ## Train the bundled model again (hours on a CPU)
+	$(BIN)/python -m tools.train
+
+.PHONY: dist
+dist: setup ## Build the wheel and the source distribution into dist/
+	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
+
+.PHONY: clean
+clean: ## Remove the environment and everything built
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

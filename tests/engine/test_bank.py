@@ -1,0 +1,248 @@
+"""The side branch: fires where it should, leaves every other bit alone, and forgets exactly."""
+
+import random
+from dataclasses import replace
+
+import pytest
+import torch
+from errata_server.domain.patches import Composition
+from errata_server.engine.architecture import projection
+from errata_server.engine.bank import Bank, GuardedBranch, LinearBranch, compose
+from errata_server.engine.runner import BASE
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.support import tiny_models
+
+SUBJECTS = ("Louvre", "Big Ben", "Prado", "Colosseum", "Reichstag")
+CPU = torch.device("cpu")
+
+
+def branch(matchers, *, widths, residuals, owners=None) -> GuardedBranch:
+    rows = torch.tensor(matchers)
+    return GuardedBranch(
+        module="m",
+        matchers=rows,
+        widths=torch.tensor(widths),
+        residuals=torch.tensor(residuals),
+        owners=torch.tensor(owners or range(len(rows))),
+    )
+
+
+def batch_of(runner, *prompts):
+    return runner.tokens.pad([runner.tokens.encode(prompt) for prompt in prompts])
+
+
+@pytest.fixture
+def patches(either):
+    return {
+        subject: tiny_models.simple_patch(either, subject, seed=seed)
+        for seed, subject in enumerate(SUBJECTS)
+    }
+
+
+def test_an_edit_fires_within_its_width_of_1_and_not_outside():
+    edit = branch([[1.0, 0.0]], widths=[0.25], residuals=[[10.0]])
+    angles = torch.tensor([0.0, 0.5, 0.7, 0.75, 1.5])  # cosines 1, .88, .76, .73, .07
+    inputs = torch.stack([angles.cos(), angles.sin()], dim=-1)[None] * 7
+
+    out = edit.rewrite(inputs, torch.zeros(1, 5, 1))
+
+    assert out[0, :, 0].tolist() == [10.0, 10.0, 10.0, 0.0, 0.0]
+
+
+def test_of_two_that_match_the_better_one_alone_acts():
+    both = branch([[1.0, 0.0], [0.0, 1.0]], widths=[0.9, 0.9], residuals=[[1.0], [2.0]])
+    inputs = torch.tensor([[[1.0, 0.9], [0.9, 1.0]]])
+
+    assert both.rewrite(inputs, torch.zeros(1, 2, 1))[0, :, 0].tolist() == [1.0, 2.0]
+
+
+def test_each_edit_keeps_to_its_own_width():
+    both = branch([[1.0, 0.0], [0.0, 1.0]], widths=[0.05, 0.5], residuals=[[1.0], [2.0]])
+    inputs = torch.tensor([[[1.0, 0.5], [0.5, 1.0]]])  # .894 for the nearer one of each
+
+    assert both.rewrite(inputs, torch.zeros(1, 2, 1))[0, :, 0].tolist() == [0.0, 2.0]
+
+
+def test_two_keys_of_one_edit_share_its_value():
+    edit = branch(
+        [[1.0, 0.0], [0.0, 1.0]], widths=[0.1, 0.1], residuals=[[5.0]], owners=[0, 0]
+    )
+    inputs = torch.tensor([[[3.0, 0.0], [0.0, 2.0], [1.0, 1.0]]])
+
+    assert edit.rewrite(inputs, torch.zeros(1, 3, 1))[0, :, 0].tolist() == [5.0, 5.0, 0.0]
+
+
+@given(st.integers(0, 2**16))
+def test_rows_that_match_nothing_keep_every_bit(seed):
+    generator = torch.Generator().manual_seed(seed)
+    edits = branch(
+        torch.randn(3, 8, generator=generator).tolist(),
+        widths=[0.2] * 3,
+        residuals=torch.randn(3, 4, generator=generator).tolist(),
+    )
+    inputs = torch.randn(2, 5, 8, generator=generator)
+    inputs[0, 0] = 0
+    outputs = torch.randn(2, 5, 4, generator=generator)
+    outputs[1, 1, 1] = -0.0
+
+    out = edits.rewrite(inputs, outputs)
+
+    matches = (inputs @ edits.matchers.T) / inputs.norm(dim=-1, keepdim=True)
+    quiet = ~(matches > 0.8).any(dim=-1)
+    assert torch.equal(out[quiet].view(torch.int32), outputs[quiet].view(torch.int32))
+    assert not torch.equal(out[~quiet], outputs[~quiet]) or not (~quiet).any()
+
+
+def test_an_empty_bank_changes_no_bit(either):
+    batch = batch_of(either, "Louvre", "It rained all week")
+    empty = compose([], Composition.GUARDED, either.device)
+
+    assert empty.branches == ()
+    assert empty.digest() == BASE.digest() == compose([], Composition.LINEAR, CPU).digest()
+    assert torch.equal(either.logits(batch, empty), either.logits(batch))
+
+
+def test_a_patch_answers_its_subject_and_leaves_other_prompts_bit_for_bit(either, patches):
+    batch = batch_of(either, "Louvre", "It rained all week")
+    bank = compose([patches["Louvre"]], Composition.GUARDED, either.device)
+
+    base, edited = either.logits(batch), either.logits(batch, bank)
+
+    assert not torch.allclose(edited[0], base[0], atol=1e-2)
+    assert torch.equal(edited[1], base[1])
+
+
+def test_the_hooks_of_a_bank_go_with_its_pass(either, patches):
+    bank = compose(list(patches.values()), Composition.GUARDED, either.device)
+    module = projection(either.model, either.checkpoint.projection_path(0))
+
+    with pytest.raises(ZeroDivisionError), bank.installed(either.model):
+        assert len(module._forward_hooks) == 1
+        raise ZeroDivisionError
+
+    assert not module._forward_hooks
+
+
+@pytest.mark.parametrize("composition", list(Composition))
+def test_taking_an_edit_out_leaves_what_was_there_without_it(either, patches, composition):
+    chance = random.Random(composition.value)
+    batch = batch_of(either, *SUBJECTS, "It rained all week")
+    for _ in range(6):
+        kept = chance.sample(SUBJECTS, chance.randint(0, 4))
+        gone = chance.choice([s for s in SUBJECTS if s not in kept])
+        never = compose([patches[s] for s in kept], composition, either.device)
+        live = compose([patches[s] for s in [*kept, gone]], composition, either.device)
+        reverted = compose(
+            [patches[s] for s in [*kept, gone] if s != gone], composition, either.device
+        )
+
+        assert reverted.digest() == never.digest() != live.digest()
+        assert torch.equal(either.logits(batch, reverted), either.logits(batch, never))
+
+
+@pytest.mark.parametrize("composition", list(Composition))
+def test_composing_keeps_the_order_given(either, patches, composition):
+    two = [patches["Louvre"], patches["Prado"]]
+
+    forward = compose(two, composition, CPU)
+    backward = compose(two[::-1], composition, CPU)
+
+    assert forward.digest() == compose(two, composition, CPU).digest()
+    assert forward.digest() != backward.digest()
+
+
+def test_the_order_of_edits_does_not_change_the_answers(either, patches):
+    batch = batch_of(either, *SUBJECTS)
+    ordered = list(patches.values())
+
+    forward = compose(ordered, Composition.GUARDED, either.device)
+    backward = compose(ordered[::-1], Composition.GUARDED, either.device)
+
+    assert torch.allclose(
+        either.logits(batch, forward), either.logits(batch, backward), atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("index", range(4))
+def test_the_digest_sees_one_changed_bit_of_any_tensor(either, patches, index):
+    bank = compose(list(patches.values()), Composition.GUARDED, CPU)
+    (whole,) = bank.branches
+    names = ("matchers", "widths", "residuals", "owners")
+    tensors = dict(zip(names, (t.clone() for t in whole.tensors()), strict=True))
+    changed = tensors[names[index]]
+    changed.view(torch.uint8).view(-1)[-8] ^= 1
+
+    again = Bank((replace(whole, **tensors),))  # type: ignore[arg-type]
+
+    assert again.digest() != bank.digest()
+
+
+def test_the_digest_sees_a_changed_bit_of_a_linear_branch():
+    left, right = torch.ones(3, 2), torch.ones(2, 4)
+    digests = {
+        Bank((LinearBranch(module=m, left=x, right=y),)).digest()
+        for m, x, y in [
+            ("a", left, right),
+            ("b", left, right),
+            ("a", left * 2, right),
+            ("a", left, right * 2),
+        ]
+    }
+
+    assert len(digests) == 4
+
+
+def test_guarded_and_linear_compositions_have_different_digests(patches):
+    one = [patches["Prado"]]
+
+    guarded, linear = (compose(one, c, CPU).digest() for c in Composition)
+
+    assert guarded != linear
+
+
+def test_a_linear_branch_equals_the_dense_weight_change(either, patches):
+    batch = batch_of(either, *SUBJECTS, "It rained all week. In the end")
+    bank = compose(list(patches.values()), Composition.LINEAR, either.device)
+    (linear,) = bank.branches
+    assert isinstance(linear, LinearBranch)
+    dense = linear.left @ linear.right  # (d_out, d_in)
+    weight = projection(either.model, linear.module).get_parameter("weight")
+    change = dense if weight.shape == dense.shape else dense.T  # Conv1D keeps the transpose
+
+    factored = either.logits(batch, bank)
+    original = weight.data.clone()
+    weight.data += change
+    merged = either.logits(batch)
+    weight.data.copy_(original)
+
+    assert torch.allclose(factored, merged, atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(factored, either.logits(batch), atol=1e-2)
+
+
+def test_a_linear_patch_with_two_keys_gives_both_its_value(gpt2):
+    keys = torch.eye(tiny_models.GPT2_INPUT)[:2] * 3
+    residual = torch.arange(float(tiny_models.D_MODEL))
+    patch = tiny_models.patch_tensors(
+        gpt2, subject="x", keys=keys, matchers=keys / 3, residual=residual, leverages=(9.0, 9.0)
+    )
+
+    (linear,) = compose([patch], Composition.LINEAR, CPU).branches
+    out = linear.rewrite(keys[None], torch.zeros(1, 2, tiny_models.D_MODEL))
+
+    assert torch.allclose(out[0, 0], residual * 9 / 9.1, rtol=1e-4)
+    assert torch.allclose(out[0, 1], residual * 9 / 9.1, rtol=1e-4)
+
+
+def test_patches_at_different_layers_become_branches_of_their_own(either):
+    patches = [
+        tiny_models.simple_patch(either, subject, layer=layer)
+        for subject, layer in (("Louvre", 1), ("Prado", 0), ("Big Ben", 1))
+    ]
+
+    bank = compose(patches, Composition.GUARDED, either.device)
+
+    assert [b.module for b in bank.branches] == [
+        either.checkpoint.projection_path(layer) for layer in (0, 1)
+    ]
+    assert [len(b.tensors()[0]) for b in bank.branches] == [1, 2]

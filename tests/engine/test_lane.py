@@ -1,0 +1,152 @@
+"""The model thread takes one step at a time, in order, and turns away what it cannot hold."""
+
+import threading
+import time
+
+import pytest
+from errata_server.domain.errors import OverloadedError, UnavailableError
+from errata_server.engine import lane as lanes
+from errata_server.engine.lane import ModelLane
+
+
+@pytest.fixture
+def lane():
+    lane = ModelLane()
+    yield lane
+    lane.close()
+
+
+class Gate:
+    """A step that holds the lane until it is opened."""
+
+    def __init__(self, lane: ModelLane) -> None:
+        self.entered, self.opened = threading.Event(), threading.Event()
+        self.thread = threading.Thread(target=lane.run, args=(self._hold,))
+        self.thread.start()
+        assert self.entered.wait(10)
+
+    def _hold(self) -> None:
+        self.entered.set()
+        assert self.opened.wait(10)
+
+    def open(self) -> None:
+        self.opened.set()
+        self.thread.join(10)
+
+
+def waiting(lane: ModelLane, count: int) -> None:
+    """Block until ``count`` steps are queued behind the running one."""
+    for _ in range(1000):
+        if lane._executor._work_queue.qsize() >= count:
+            return
+        time.sleep(0.002)
+    pytest.fail("the steps never queued")
+
+
+def test_a_step_runs_on_the_lanes_own_thread_and_its_result_comes_back(lane):
+    assert lane.run(threading.get_ident) != threading.get_ident()
+    assert lane.run(threading.get_ident) == lane.run(threading.get_ident)
+    assert lane.run(lambda: 7) == 7
+
+
+def test_an_error_reaches_the_caller_and_the_lane_goes_on(lane):
+    def fail():
+        raise ZeroDivisionError("mine")
+
+    with pytest.raises(ZeroDivisionError, match="mine"):
+        lane.run(fail)
+
+    assert lane.run(lambda: 1) == 1
+
+
+def test_steps_run_in_the_order_they_were_asked_for(lane):
+    gate, ran = Gate(lane), []
+    threads = []
+    for number in range(8):
+        threads.append(threading.Thread(target=lane.run, args=(lambda n=number: ran.append(n),)))
+        threads[-1].start()
+        waiting(lane, number + 1)
+
+    gate.open()
+    for thread in threads:
+        thread.join(10)
+
+    assert ran == list(range(8))
+
+
+def test_steps_never_overlap(lane):
+    running, most = [0], [0]
+
+    def step():
+        running[0] += 1
+        most[0] = max(most[0], running[0])
+        time.sleep(0.001)
+        running[0] -= 1
+
+    threads = [threading.Thread(target=lane.run, args=(step,)) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+
+    assert most[0] == 1
+
+
+def test_a_step_may_ask_for_a_step_without_waiting_for_itself(lane):
+    result: list[int] = []
+
+    outer = threading.Thread(target=lambda: result.append(lane.run(lambda: lane.run(lambda: 5))))
+    outer.daemon = True
+    outer.start()
+    outer.join(5)
+
+    assert result == [5]
+
+
+def test_too_many_waiting_steps_are_turned_away_and_later_ones_served(monkeypatch):
+    monkeypatch.setattr(lanes, "MAX_WAITING", 3)
+    lane = ModelLane()
+    gate = Gate(lane)
+    threads = [threading.Thread(target=lane.run, args=(lambda: None,)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    waiting(lane, 2)
+
+    with pytest.raises(OverloadedError) as refusal:
+        lane.run(lambda: None)
+    gate.open()
+    for thread in threads:
+        thread.join(10)
+
+    assert refusal.value.metadata == {"waiting": "3"}
+    assert [lane.run(lambda: 1) for _ in range(9)] == [1] * 9
+    lane.close()
+
+
+def test_failing_steps_give_their_places_back(monkeypatch):
+    monkeypatch.setattr(lanes, "MAX_WAITING", 2)
+    lane = ModelLane()
+
+    for _ in range(5):
+        with pytest.raises(ZeroDivisionError):
+            lane.run(lambda: 1 // 0)
+
+    assert lane.run(lambda: 1) == 1
+    lane.close()
+
+
+def test_closing_finishes_what_waits_and_refuses_what_comes(lane):
+    gate, ran = Gate(lane), []
+    thread = threading.Thread(target=lane.run, args=(lambda: ran.append(1),))
+    thread.start()
+    waiting(lane, 1)
+    closing = threading.Thread(target=lane.close)
+    closing.start()
+
+    gate.open()
+    thread.join(10)
+    closing.join(10)
+
+    assert ran == [1]
+    with pytest.raises(UnavailableError, match="shutting down"):
+        lane.run(lambda: 1)
