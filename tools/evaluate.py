@@ -157,7 +157,7 @@ def trace(loaded: Loaded, known: KnownFacts, count: int) -> Report:
     """Average share of the lost probability that each subject token recovers, by layer."""
     model, tokenizer = loaded
     generator = torch.Generator().manual_seed(0)
-    scale = 3 * float(model.transformer.wte.weight.std())
+    scale = 3 * float(model.transformer.wte.weight.detach().std())
     facts = [fact for fact in known.facts if fact.source != "invented"]
     sums: dict[str, list[list[float]]] = defaultdict(
         lambda: [[] for _ in range(model.config.n_layer)]

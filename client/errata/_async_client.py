@@ -5,6 +5,7 @@ Invariants: the same methods with the same signatures; both send what `errata._c
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from contextlib import aclosing
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
@@ -170,9 +171,11 @@ class AsyncClient:
             ended: _errors.ErrataError | None = None
             try:
                 cursor.connected((await self._run(_calls.get_head(branch))).revision)
-                async for revision in self._stream(_calls.watch(branch, cursor.sequence)):
-                    if cursor.accept(revision):
-                        yield revision
+                stream = self._stream(_calls.watch(branch, cursor.sequence))
+                async with aclosing(stream):
+                    async for revision in stream:
+                        if cursor.accept(revision):
+                            yield revision
             except _watch.RESUMED_AFTER as error:
                 ended = error
             await asyncio.sleep(cursor.wait_after(ended))
@@ -180,7 +183,7 @@ class AsyncClient:
     async def generate(self, prompt: str, **options: Unpack[GenerateOptions]) -> AsyncGeneration:
         """As `Client.generate`."""
         chunks = self._stream(_calls.generate(prompt, **options), self._config.timeout)
-        return AsyncGeneration(await anext(chunks), chunks)
+        return AsyncGeneration(await anext(chunks, None), chunks)
 
     async def score(
         self, prompt: str, continuations: Iterable[str], **options: Unpack[ReadOptions]

@@ -6,6 +6,7 @@ signature in `errata._async_client`.
 
 import time
 from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
@@ -215,9 +216,10 @@ class Client:
             ended: _errors.ErrataError | None = None
             try:
                 cursor.connected(self._run(_calls.get_head(branch)).revision)
-                for revision in self._stream(_calls.watch(branch, cursor.sequence)):
-                    if cursor.accept(revision):
-                        yield revision
+                with closing(self._stream(_calls.watch(branch, cursor.sequence))) as stream:
+                    for revision in stream:
+                        if cursor.accept(revision):
+                            yield revision
             except _watch.RESUMED_AFTER as error:
                 ended = error
             time.sleep(cursor.wait_after(ended))

@@ -7,12 +7,15 @@ the class exists only once the server has said which.
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator
 
 from errata import _types as types
+from errata._errors import InternalError
 
 
 class _Transcript:
     """What has come of a continuation so far."""
 
-    def __init__(self, first: types.Chunk) -> None:
+    def __init__(self, first: types.Chunk | None) -> None:
+        if first is None:
+            raise InternalError("the server ended the continuation before it began; ask again")
         self.served = first.served
         """Which weights answer: known before the first text."""
 
@@ -44,7 +47,7 @@ class Generation(_Transcript):
 
     def __init__(self, chunks: Generator[types.Chunk]) -> None:
         self._chunks = chunks
-        super().__init__(next(chunks))
+        super().__init__(next(chunks, None))
         self._pieces = self._iterate()
 
     def _iterate(self) -> Generator[str]:
@@ -71,7 +74,7 @@ class Generation(_Transcript):
 class AsyncGeneration(_Transcript):
     """As `Generation`, for `AsyncClient`."""
 
-    def __init__(self, first: types.Chunk, chunks: AsyncGenerator[types.Chunk]) -> None:
+    def __init__(self, first: types.Chunk | None, chunks: AsyncGenerator[types.Chunk]) -> None:
         super().__init__(first)
         self._chunks = chunks
         self._pieces = self._iterate()

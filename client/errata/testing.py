@@ -54,7 +54,7 @@ def server(
     model: str = "bundled",
     *,
     ledger: str | None = None,
-    timeout: float = 120.0,
+    timeout: float = 300.0,
     arguments: Sequence[str] = (),
 ) -> Iterator[RunningServer]:
     """Start ``errata-server``, wait until it is ready, stop it at the end.

@@ -24,7 +24,12 @@ from errata_server import files, telemetry
 from errata_server.config import BUNDLED, Settings, split_address
 from errata_server.domain import canonical
 from errata_server.domain.edits import AppliedSet
-from errata_server.domain.errors import InvalidInputError, UnavailableError, UnsupportedModelError
+from errata_server.domain.errors import (
+    ErrataError,
+    InvalidInputError,
+    UnavailableError,
+    UnsupportedModelError,
+)
 from errata_server.domain.ids import MAIN, ModelId, RequestId
 from errata_server.domain.operations import ReportProgress
 from errata_server.domain.patches import Composition
@@ -109,11 +114,12 @@ class App:
             max_message_bytes=settings.max_message_bytes,
             max_concurrent_rpcs=settings.max_concurrent_rpcs,
         )
+        # Before any call can start an operation that this would take for an abandoned one.
+        interrupted = await asyncio.to_thread(self._services.operations.start)
         self._rpc = RpcServer(self._services, limits)
         address = await self._rpc.listen(settings.listen)
         metrics = self._serve_metrics()
         pinned = await asyncio.to_thread(self._services.serving.start)
-        interrupted = await asyncio.to_thread(self._services.operations.start)
         self._following.start()
         await self._rpc.open()
         ready = Ready(
@@ -270,7 +276,11 @@ def open_ledger(settings: Settings) -> Database:
     if settings.ledger.startswith("sqlite"):
         migrate(settings.ledger)
     database = Database(settings.ledger)
-    database.check_schema()
+    try:
+        database.check_schema()
+    except ErrataError:
+        database.close()
+        raise
     return database
 
 

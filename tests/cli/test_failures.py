@@ -136,11 +136,10 @@ def test_wrong_usage_is_a_document_where_json_was_asked_for(nobody):
         assert ran.document["error"]["reason"] == "USAGE"
 
 
-def test_a_bad_address_is_a_sentence(nobody):
-    shown = nobody("status", "--address", "http://somewhere")
-
-    assert shown.code == 1
-    assert "host:port" in shown.err
+@pytest.mark.parametrize("option", [("--address", "http://somewhere"), ("--timeout", "0")])
+def test_a_connection_that_makes_no_sense_is_wrong_usage(nobody, option):
+    assert nobody("status", *option).code == 2
+    assert nobody.json("status", *option).document["error"]["reason"] == "USAGE"
 
 
 def test_text_of_others_is_no_markup(cli):

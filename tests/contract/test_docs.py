@@ -9,8 +9,10 @@ import pytest
 import typer
 from google.rpc import code_pb2
 from prometheus_client import Metric
+from structlog.testing import capture_logs
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
+from typer.testing import CliRunner
 
 import errata
 from errata.cli.__main__ import app as client_app
@@ -25,6 +27,7 @@ from errata_server.domain.policies import Policy
 from errata_server.rpc.status import STATUS_OF
 from tests.contract import pages
 from tests.contract.sources import python_files
+from tests.support.loopback import serving
 
 
 def verbs(app: typer.Typer):
@@ -96,8 +99,31 @@ def test_every_name_of_ours_in_a_python_block_exists(path):
                 assert callable(vars(errata.Client)[node.attr])
 
 
-def test_the_readme_has_a_python_example():
-    assert pages.blocks(pages.text("README.md"), "python")
+@pytest.mark.parametrize("path", ["README.md", "docs/guides/auditing.md"])
+def test_the_python_examples_run(path, tmp_path, monkeypatch):
+    (example,) = pages.blocks(pages.text(path), "python")
+
+    with serving(tmp_path) as server:
+        monkeypatch.setenv("ERRATA_ADDRESS", server.address)
+        exec(example, {})
+
+
+def test_the_readmes_commands_do_what_it_says(tmp_path, monkeypatch):
+    commands = [line[1:] for line in pages.command_lines(pages.text("README.md"))]
+    run = CliRunner()
+    edit, said = "", []
+
+    with capture_logs(), serving(tmp_path) as server:  # the log would mix with the output
+        monkeypatch.setenv("ERRATA_ADDRESS", server.address)
+        for verb, *rest in (words for words in commands if words[0] != "serve"):
+            given = [edit if word == "EDIT" else word for word in rest]
+            done = run.invoke(client_app, [verb, *given, "--output", "json"])
+            assert done.exit_code == 0, done.output
+            answer = json.loads(done.stdout)
+            edit = answer["edit"]["id"] if verb == "propose" else edit
+            said += [answer["text"].split()[0]] if verb == "generate" else []
+
+    assert said == ["Paris", "Rome", "Paris"]
 
 
 # Links and versions -----------------------------------------------------------------------
@@ -296,3 +322,21 @@ def test_the_example_of_known_facts_is_well_formed():
     (example,) = pages.blocks(MODELS, "json")
 
     assert KnownFacts.from_json(json.loads(example)).facts
+
+
+# Benchmarks -------------------------------------------------------------------------------
+
+
+def test_every_benchmark_that_is_documented_exists_with_its_options_and_figures():
+    sections = pages.text("docs/benchmarks.md").split("\n## ")[1:]
+
+    assert sections
+    for section in sections:
+        (command,) = pages.blocks(section, "")
+        module, *words = command.split()[2:]
+        source = pages.text(f"{module.replace('.', '/')}.py")
+        for option in (word for word in words if word.startswith("--")):
+            parameter = option.removeprefix("--").replace("-", "_")
+            assert re.search(rf'"{option}"|\b{parameter}: ', source), f"{module} has no {option}"
+        for figure in pages.table(section, "figure"):
+            assert f'"{pages.code(figure[0])}"' in source, figure[0]

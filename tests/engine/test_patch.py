@@ -13,7 +13,7 @@ from errata_server.domain.ids import Digest, ProfileId
 from errata_server.domain.patches import PatchManifest
 from errata_server.domain.payloads import MANIFEST_KEY
 from errata_server.engine.patch import PatchTensors, decode, encode
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save
 from tests.support.tiny_models import RECORD
@@ -267,6 +267,7 @@ JSON = st.recursive(
 )
 
 
+@settings(max_examples=60)
 @given(st.sampled_from(sorted(asdict(tensors().manifest))), JSON)
 def test_any_json_in_a_manifests_field_is_refused_or_harmless(field, value):
     try:

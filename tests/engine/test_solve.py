@@ -5,7 +5,7 @@ import pytest
 import torch
 from errata_server.domain.errors import InvalidInputError
 from errata_server.engine.solve import factor_second_moment, match, match_keys, solve_linear
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 SHAPES = st.tuples(
@@ -26,6 +26,7 @@ def draw(keys: int, d_in: int, d_out: int, seed: int):
     return moment, k, r
 
 
+@settings(max_examples=25)
 @given(SHAPES)
 def test_the_factor_is_of_the_moment_with_the_ridge_on_its_diagonal(shape):
     moment, _, _ = draw(*shape)
@@ -68,6 +69,7 @@ def test_a_ridge_makes_a_moment_of_too_little_text_usable():
     assert torch.isfinite(factor).all()
 
 
+@settings(max_examples=25)
 @given(SHAPES)
 def test_matchers_are_the_naive_inverse_times_the_key(shape):
     moment, k, _ = draw(*shape)
@@ -83,6 +85,7 @@ def test_matchers_are_the_naive_inverse_times_the_key(shape):
         )
 
 
+@settings(max_examples=25)
 @given(SHAPES)
 def test_a_key_matches_itself_with_1_however_strongly_it_is_spoken(shape):
     moment, k, _ = draw(*shape)
@@ -100,6 +103,7 @@ def test_an_input_of_no_length_matches_nothing():
     assert torch.equal(match(torch.zeros(1, 3, 4), matchers), torch.zeros(1, 3, 2))
 
 
+@settings(max_examples=25)
 @given(SHAPES)
 def test_one_edit_without_ridge_is_romes_formula(shape):
     moment, k, r = draw(1, *shape[1:])
@@ -112,6 +116,7 @@ def test_one_edit_without_ridge_is_romes_formula(shape):
     np.testing.assert_allclose((left @ right).numpy(), rome, rtol=1e-6, atol=1e-9)
 
 
+@settings(max_examples=25)
 @given(SHAPES)
 def test_many_edits_without_ridge_recall_every_residual(shape):
     moment, k, r = draw(*shape)
@@ -122,6 +127,7 @@ def test_many_edits_without_ridge_recall_every_residual(shape):
     assert torch.allclose(k @ (left @ right).T, r, atol=1e-6)
 
 
+@settings(max_examples=25)
 @given(SHAPES)
 def test_the_joint_solve_is_the_naive_formula_with_its_ridge(shape):
     moment, k, r = draw(*shape)
@@ -135,6 +141,7 @@ def test_the_joint_solve_is_the_naive_formula_with_its_ridge(shape):
     np.testing.assert_allclose((left @ right).numpy(), naive, rtol=1e-6, atol=1e-9)
 
 
+@settings(max_examples=25)
 @given(SHAPES)
 def test_the_joint_solve_disturbs_ordinary_text_least_of_all_that_recall_as_much(shape):
     moment, k, r = draw(*shape)

@@ -5,15 +5,15 @@ import time
 from dataclasses import replace
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
 from errata_server.domain.edits import AppliedSet
 from errata_server.domain.errors import LedgerCorruptError, RevisionNotFoundError
 from errata_server.domain.ids import RevisionId
 from errata_server.ledger.applied import fold
 from errata_server.ledger.database import Database
 from errata_server.ledger.ledger import Ledger
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-
 from tests.support import MODEL
 from tests.support.histories import Chronicler
 from tests.support.tampering import tampering

@@ -7,6 +7,9 @@ import itertools
 import shutil
 
 import pytest
+from sqlalchemy import LargeBinary, Text, delete, select, text, update
+from sqlalchemy.exc import IntegrityError
+
 from errata_server.domain import canonical
 from errata_server.domain.errors import LedgerCorruptError, ModelNotFoundError
 from errata_server.domain.ids import ModelId
@@ -14,9 +17,6 @@ from errata_server.ledger.audit import audit
 from errata_server.ledger.database import Database
 from errata_server.ledger.ledger import Ledger
 from errata_server.ledger.tables import metadata
-from sqlalchemy import LargeBinary, Text, delete, select, text, update
-from sqlalchemy.exc import IntegrityError
-
 from tests.support import MODEL
 from tests.support.histories import Chronicler, profile
 from tests.support.tampering import disarm, raw_connection, tampering
@@ -104,13 +104,18 @@ def key_of(table, row):
     return [column == row._mapping[column.name] for column in table.primary_key.columns]
 
 
+def digest_column(table):
+    """The column that holds the digest of a row's body."""
+    return next(name for name in ("body_digest", "digest", "id") if name in table.c)
+
+
 def changed(column, value):
     """Another value the column could hold."""
     if isinstance(column.type, LargeBinary):
         return bytes([value[0] ^ 1]) + value[1:]
     if isinstance(column.type, Text):
         return canonical.digest(value.encode()) if len(value) == 64 else f"{value}x"
-    return value + 100
+    return value + 1_000_000_000
 
 
 def named(findings):
@@ -150,11 +155,9 @@ def test_a_changed_column_is_found_in_every_row(attempt, table_name, column_name
 @pytest.mark.parametrize("vouched_for", [False, True], ids=["stale digest", "new digest"])
 def test_garbage_in_a_body_is_a_finding_that_names_the_row(attempt, table, garbage, vouched_for):
     row = rows_of(attempt.connection, table)[0]
-    digest_column = "body_digest" if "body_digest" in table.c else None
-    digest_column = digest_column or ("digest" if "digest" in table.c else "id")
     values = {"body": garbage}
     if vouched_for:
-        values[digest_column] = canonical.digest(garbage)
+        values[digest_column(table)] = canonical.digest(garbage)
     attempt.connection.execute(update(table).where(*key_of(table, row)).values(values))
 
     findings = attempt.findings()
@@ -162,6 +165,26 @@ def test_garbage_in_a_body_is_a_finding_that_names_the_row(attempt, table, garba
     problems = [finding.problem for finding in findings if finding.row.startswith(table.name)]
     expected = "cannot be read" if vouched_for else "hashes to"
     assert any(expected in problem for problem in problems), findings
+
+
+@pytest.mark.parametrize("table", [t for t in AUDITED if "body" in t.c], ids=lambda t: t.name)
+@pytest.mark.parametrize("value", [[], {}, [[]], [{}], 5, None, "x"], ids=repr)
+def test_values_of_the_wrong_kind_are_findings_even_if_well_hashed(attempt, table, value):
+    row = rows_of(attempt.connection, table)[-1]
+    body = canonical.decode(bytes(row.body))
+
+    for field in body:
+        forged = canonical.encode(body | {field: value})
+        if forged == row.body:
+            continue
+        attempt.connection.execute(
+            update(table)
+            .where(*key_of(table, row))
+            .values({"body": forged, digest_column(table): canonical.digest(forged)})
+        )
+        findings = attempt.findings()
+        if (table.name, row._mapping.get("position")) not in UNSEEN:
+            assert findings, field
 
 
 def test_a_truncated_artifact_is_named(attempt):
@@ -228,9 +251,7 @@ def test_rows_that_swap_values_are_found(attempt, table_name, columns):
 
 def swap(connection, table, rows, columns):
     """Exchange values; through a third, as some of them are unique."""
-    third = {
-        column: changed(table.c[column], rows[0]._mapping[column]) for column in columns
-    }
+    third = {column: changed(table.c[column], rows[0]._mapping[column]) for column in columns}
     taken = [{column: row._mapping[column] for column in columns} for row in rows]
     for row, values in ((rows[0], third), (rows[1], taken[0]), (rows[0], taken[1])):
         connection.execute(update(table).where(*key_of(table, row)).values(values))
@@ -256,8 +277,7 @@ def test_a_cut_tail_is_named_by_the_head_that_pointed_at_it(attempt):
 def test_a_head_set_back_is_named(attempt):
     attempt.connection.execute(
         text(
-            "UPDATE branches SET sequence = 3, "
-            "head = (SELECT id FROM revisions WHERE sequence = 3)"
+            "UPDATE branches SET sequence = 3, head = (SELECT id FROM revisions WHERE sequence = 3)"
         )
     )
 
@@ -275,20 +295,20 @@ def test_a_history_rehashed_with_another_set_is_found_by_replay(attempt):
     forged = canonical.encode(body)
     values = {"new": canonical.digest(forged), "old": row.id, "body": forged}
     for statement in (
-        "UPDATE revision_edits SET revision = :new WHERE revision = :old",
-        "UPDATE branches SET head = :new WHERE head = :old",
-        "UPDATE revisions SET id = :new, body = :body WHERE id = :old",
+        text("UPDATE revision_edits SET revision = :new WHERE revision = :old"),
+        text("UPDATE branches SET head = :new WHERE head = :old"),
+        text("UPDATE revisions SET id = :new, body = :body WHERE id = :old"),
     ):
-        statement = text(statement)  # noqa: PLW2901
         used = {name: values[name] for name in statement.compile().params}
         attempt.connection.execute(statement, used)
 
-    problems = {(finding.row, finding.problem) for finding in attempt.findings()}
+    findings = attempt.findings()
 
-    assert problems == {
-        ("revisions[main@4]", "its active_count is not what the history gives"),
-        ("revisions[main@4]", "its active_set_digest is not what the history gives"),
+    assert {f.problem for f in findings if f.row == "revisions[main@4]"} == {
+        "its active_count is not what the history gives",
+        "its active_set_digest is not what the history gives",
     }
+    assert named(findings) == {"revisions", "reports"}  # a report was measured against it
 
 
 def test_an_audit_of_an_unknown_model_says_so(disarmed):

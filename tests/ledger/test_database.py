@@ -6,6 +6,8 @@ import threading
 from contextlib import contextmanager
 
 import pytest
+from sqlalchemy import text
+
 from errata_server.domain.errors import (
     LedgerCorruptError,
     LedgerUnavailableError,
@@ -15,10 +17,8 @@ from errata_server.domain.revisions import RevisionKind
 from errata_server.ledger.database import Database
 from errata_server.ledger.ledger import Ledger
 from errata_server.ledger.migrate import migrate
-from sqlalchemy import text
-
 from tests.support import MODEL
-from tests.support.databases import PostgresqlServer
+from tests.support.databases import POSTGRESQL_ONLY, SQLITE_ONLY, PostgresqlServer
 from tests.support.histories import Chronicler
 from tests.support.lossy_proxy import LossyProxy
 
@@ -48,18 +48,21 @@ def test_a_read_sees_one_state_while_others_write(chronicler, database):
 
 
 def test_a_block_that_raises_writes_nothing(chronicler, database):
-    with pytest.raises(ZeroDivisionError), database.writing() as connection:
-        connection.execute(
-            text("INSERT INTO artifacts (digest, payload) SELECT body_digest, body FROM models")
-        )
-        raise ZeroDivisionError
+    def write_and_raise():
+        with database.writing() as connection:
+            connection.execute(
+                text("INSERT INTO artifacts (digest, payload) SELECT body_digest, body FROM models")
+            )
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        write_and_raise()
 
     assert chronicler.ledger.audit(MODEL).artifacts == 0
 
 
+@SQLITE_ONLY
 def test_sqlite_is_durable_and_strict_about_references(ledger_url, database):
-    if not ledger_url.startswith("sqlite"):
-        pytest.skip("SQLite's own settings")
 
     with database.reading() as connection:
         settings = {
@@ -75,9 +78,8 @@ def test_sqlite_is_durable_and_strict_about_references(ledger_url, database):
     }
 
 
+@SQLITE_ONLY
 def test_a_locked_sqlite_file_is_unavailable(chronicler, ledger_url, monkeypatch):
-    if not ledger_url.startswith("sqlite"):
-        pytest.skip("SQLite's own lock")
     monkeypatch.setattr("errata_server.ledger.database.BUSY_SECONDS", 0.1)
     holder = sqlite3.connect(ledger_url.removeprefix("sqlite:///"), isolation_level=None)
     holder.execute("BEGIN IMMEDIATE")
@@ -138,9 +140,8 @@ def test_a_server_that_stops_is_unavailable():
                 ask()
 
 
+@POSTGRESQL_ONLY
 def test_a_dropped_connection_does_not_outlive_the_next_call(chronicler, ledger_url):
-    if ledger_url.startswith("sqlite"):
-        pytest.skip("SQLite has no connections to drop")
     chronicler.head()
     with opened(ledger_url) as other, other._database.writing() as connection:
         connection.execute(
@@ -153,9 +154,8 @@ def test_a_dropped_connection_does_not_outlive_the_next_call(chronicler, ledger_
     assert chronicler.ledger.head(MODEL, MAIN).sequence == 0
 
 
+@POSTGRESQL_ONLY
 def test_a_commit_whose_reply_is_lost_is_settled_by_its_request_id(chronicler, postgresql_server):
-    if chronicler.ledger._database._engine.dialect.name == "sqlite":
-        pytest.skip("SQLite commits within the process")
     revision = chronicler.next_revision(RevisionKind.APPLY, chronicler.propose())
     with LossyProxy(postgresql_server.socket) as proxy:
         url = proxy.url(chronicler.ledger._database._engine.url.database)
@@ -169,11 +169,10 @@ def test_a_commit_whose_reply_is_lost_is_settled_by_its_request_id(chronicler, p
     assert chronicler.head() == revision.id
 
 
+@POSTGRESQL_ONLY
 def test_a_commit_that_never_arrived_is_reported_and_can_be_sent_again(
     chronicler, postgresql_server
 ):
-    if chronicler.ledger._database._engine.dialect.name == "sqlite":
-        pytest.skip("SQLite commits within the process")
     revision = chronicler.next_revision(RevisionKind.APPLY, chronicler.propose())
     with LossyProxy(postgresql_server.socket) as proxy:
         url = proxy.url(chronicler.ledger._database._engine.url.database)

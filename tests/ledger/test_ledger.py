@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+
 from errata_server.domain import canonical
 from errata_server.domain.errors import (
     EditNotFoundError,
@@ -14,9 +15,8 @@ from errata_server.domain.errors import (
     ReportNotFoundError,
     RequestIdReusedError,
 )
-from errata_server.domain.ids import MAIN, Digest, EditId, ModelId, ProfileId, ReportId, RequestId
+from errata_server.domain.ids import MAIN, Digest, EditId, ModelId, ProfileId, ReportId
 from errata_server.domain.revisions import RevisionKind
-
 from tests.support import MODEL
 from tests.support.histories import description, genesis, profile
 
@@ -119,7 +119,7 @@ def test_a_model_may_have_no_profile(ledger):
 
 
 def test_edits_and_reports_come_back_as_they_were(chronicler):
-    stored = chronicler.propose("Brontë’s house — \N{SNOWMAN}", "Zürich")
+    stored = chronicler.propose("Brontë's house \N{EM DASH} \N{SNOWMAN}", "Zürich")
 
     assert chronicler.ledger.edit(stored.edit.id) == stored.edit
     assert chronicler.ledger.edit(stored.edit.id).body == stored.edit.body
@@ -244,12 +244,14 @@ def test_an_edit_was_applied_once_a_revision_has_applied_it(chronicler):
     assert not chronicler.ledger.was_applied(never.edit.id, MAIN)
 
 
-def test_a_value_with_a_nul_is_stored_or_refused_but_never_leaks_the_driver(chronicler):
-    stored = chronicler.propose()
-    revision = chronicler.next_revision(RevisionKind.APPLY, stored, request_id="a\x00b")
-
-    try:
+def test_a_value_the_database_cannot_store_is_refused_in_words(chronicler, ledger_url):
+    revision = chronicler.next_revision(
+        RevisionKind.APPLY, chronicler.propose(), request_id="a\x00b"
+    )
+    if ledger_url.startswith("sqlite"):
         assert chronicler.ledger.append(revision) == revision
-    except InvalidInputError as refused:
-        assert "NUL" in str(refused)
-    assert chronicler.ledger.revision_by_request(MODEL, RequestId("ab")) is None
+        return
+
+    with pytest.raises(InvalidInputError, match="NUL"):
+        chronicler.ledger.append(revision)
+    assert chronicler.head() == genesis().id

@@ -4,6 +4,7 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+
 from errata_server.domain.errors import (
     ModelNotFoundError,
     OperationNotFoundError,
@@ -12,7 +13,6 @@ from errata_server.domain.errors import (
 )
 from errata_server.domain.ids import ModelId, OperationId
 from errata_server.domain.operations import OperationFailure, OperationState
-
 from tests.support import MODEL, NOON
 from tests.support.histories import operation
 
@@ -59,9 +59,7 @@ def test_an_operation_ends_once(chronicler):
     ledger.finish_operation(succeeded(running))
 
     with pytest.raises(PreconditionError, match="cannot end again"):
-        ledger.finish_operation(
-            replace(running, state=OperationState.CANCELLED, finished_at=LATER)
-        )
+        ledger.finish_operation(replace(running, state=OperationState.CANCELLED, finished_at=LATER))
     with pytest.raises(PreconditionError, match="still running"):
         ledger.finish_operation(running)
 

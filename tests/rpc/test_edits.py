@@ -1,11 +1,13 @@
 """EditService over the wire."""
 
+from typing import Any
+
 import grpc
 import pytest
-from errata.v1 import edits_pb2 as pb
-from errata.v1 import types_pb2
 from google.rpc import error_details_pb2
 
+from errata.v1 import edits_pb2 as pb
+from errata.v1 import types_pb2
 from errata_server.domain.checks import CheckKind
 from tests.support.wire import PARENT, failure, proposal
 
@@ -197,6 +199,7 @@ def test_a_page_token_of_another_list_is_refused(wire):
     assert refused.fields == ["page_token"]
 
 
+UNKNOWN_STATE: Any = 99
 FACT = types_pb2.Fact(template="{} is in", target="Paris")
 
 
@@ -229,7 +232,7 @@ def test_a_malformed_proposal_names_the_field(wire, fields, field):
     [
         (pb.ListEditsRequest(parent=PARENT, page_size=-1), "page_size"),
         (pb.ListEditsRequest(parent=PARENT, page_token="nonsense"), "page_token"),
-        (pb.ListEditsRequest(parent=PARENT, state=99), "state"),
+        (pb.ListEditsRequest(parent=PARENT, state=UNKNOWN_STATE), "state"),
     ],
 )
 def test_a_malformed_list_request_names_the_field(wire, request_, field):

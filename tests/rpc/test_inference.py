@@ -5,8 +5,8 @@ import time
 
 import grpc
 import pytest
-from errata.v1 import inference_pb2 as pb
 
+from errata.v1 import inference_pb2 as pb
 from tests.support.wire import PARENT, failure
 
 PROMPT = "Space Needle is in the city of"

@@ -6,10 +6,9 @@ import logging
 
 import grpc
 import pytest
-import structlog
-from errata.v1 import inference_pb2, ledger_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from errata.v1 import inference_pb2, ledger_pb2
 from errata_server import telemetry
 from tests.support.wire import PARENT, failure, proposal
 
@@ -26,7 +25,6 @@ def log():
     yield lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
     root.handlers[:] = handlers
     root.setLevel(level)
-    structlog.reset_defaults()
 
 
 def score(wire, **fields):

@@ -6,9 +6,9 @@ import time
 
 import grpc
 import pytest
+
 from errata.v1 import edits_pb2, types_pb2
 from errata.v1 import ledger_pb2 as pb
-
 from errata_server.domain import canonical
 from errata_server.service.history import History
 from tests.support.wire import PARENT, failure
@@ -171,9 +171,7 @@ def test_an_audit_names_the_row_that_was_tampered_with(server, wire):
         (lambda w: w.ledger.DiffRevisions(pb.DiffRevisionsRequest(parent=PARENT)), "from"),
         (
             lambda w: next(
-                w.ledger.WatchRevisions(
-                    pb.WatchRevisionsRequest(parent=PARENT, start_sequence=-1)
-                )
+                w.ledger.WatchRevisions(pb.WatchRevisionsRequest(parent=PARENT, start_sequence=-1))
             ),
             "start_sequence",
         ),

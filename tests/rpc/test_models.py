@@ -2,8 +2,8 @@
 
 import grpc
 import pytest
-from errata.v1 import models_pb2 as pb
 
+from errata.v1 import models_pb2 as pb
 from errata_server.domain.profiles import Profile
 from tests.support.wire import PARENT, failure
 

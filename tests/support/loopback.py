@@ -61,21 +61,28 @@ def serving(
     app.register(ledger, MODEL, engine, Composition.GUARDED)
     if engine.profile is not None:
         ledger.put_profile(MODEL, engine.profile)
-    server = app.assemble(settings, engine, database)
+    with running(app.assemble(settings, engine, database), grace=grace) as ready:
+        try:
+            yield Loopback(
+                address=ready.address,
+                engine=engine,
+                folder=folder,
+                ledger=settings.ledger,
+                metrics=ready.metrics,
+            )
+        finally:
+            engine.resume.set()
+
+
+@contextmanager
+def running(server: app.App, *, grace: float = 1.0) -> Iterator[app.Ready]:
+    """Serve on an event loop in a thread of its own; drained and closed at the end."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="loopback")
     thread.start()
     try:
-        ready = asyncio.run_coroutine_threadsafe(server.start(), loop).result(30)
-        yield Loopback(
-            address=ready.address,
-            engine=engine,
-            folder=folder,
-            ledger=settings.ledger,
-            metrics=ready.metrics,
-        )
+        yield asyncio.run_coroutine_threadsafe(server.start(), loop).result(30)
     finally:
-        engine.resume.set()
         asyncio.run_coroutine_threadsafe(server.stop(grace), loop).result(30 + grace)
         loop.call_soon_threadsafe(loop.stop)
         thread.join()

@@ -60,13 +60,14 @@ class LossyProxy:
     def _requests(self, client: socket.socket, server: socket.socket) -> None:
         with client, server:
             while data := _received(client):
-                if self._lose is not None and b"COMMIT" in data:
+                if self._lose is not None and data.endswith(b"COMMIT\x00"):
                     happens, self._lose = self._lose, None
                     self.lost += 1
                     client.shutdown(socket.SHUT_RDWR)
                     if happens:
                         server.sendall(data)
                         _received(server)
+                    server.shutdown(socket.SHUT_RDWR)  # so that it lets go of its locks
                     return
                 server.sendall(data)
 

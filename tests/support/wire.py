@@ -6,6 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
+from google.longrunning import operations_pb2, operations_pb2_grpc
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+
 from errata.v1 import (
     edits_pb2,
     edits_pb2_grpc,
@@ -14,10 +18,6 @@ from errata.v1 import (
     models_pb2_grpc,
     types_pb2,
 )
-from google.longrunning import operations_pb2, operations_pb2_grpc
-from google.rpc import error_details_pb2
-from grpc_status import rpc_status
-
 from tests.support import CITY
 
 PARENT = "models/scripted"

@@ -146,7 +146,11 @@ def command(app: typer.Typer, name: str) -> Callable[[Callable[..., None]], Call
 
 
 def _client(connection: Connection) -> errata.Client:
-    return errata.Client(connection.address, model=connection.model, timeout=connection.timeout)
+    """The client these options ask for; one that makes no sense is wrong usage."""
+    try:
+        return errata.Client(connection.address, model=connection.model, timeout=connection.timeout)
+    except errata.InvalidInputError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 def _parameters(group: type[G]) -> list[inspect.Parameter]:

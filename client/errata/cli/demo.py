@@ -35,8 +35,17 @@ _WORDS: Final = 6
 _SHOWN: Final = 6
 """Paraphrases and neighbours that are asked."""
 
-_METRICS: Final = ("errata_head", "errata_live", "errata_edits", "errata_tokens", "errata_revision")
-_METRIC_LINES: Final = 8
+_METRICS: Final = (
+    "errata_head_sequence ",
+    "errata_live_edits ",
+    "errata_last_edit_efficacy_ratio ",
+    "errata_last_edit_paraphrase_ratio ",
+    "errata_last_edit_neighbourhood_drop_ratio ",
+    "errata_operations_total",
+    "errata_reverts_total",
+    "errata_generated_tokens_total",
+    "errata_generate_seconds_count",
+)
 
 _NOTHING: Final[dict[str, Any]] = {
     "applied": None,
@@ -234,7 +243,7 @@ def _metrics(url: str) -> list[str]:
         return []
     with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310 - our own server's http URL
         lines: list[str] = answer.read().decode("utf-8").splitlines()
-    return [line for line in lines if line.startswith(_METRICS)][:_METRIC_LINES]
+    return [line for line in lines if line.startswith(_METRICS)]
 
 
 def _verdict(claims: dict[str, bool]) -> Table:

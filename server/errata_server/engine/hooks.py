@@ -48,7 +48,8 @@ def capture(module: nn.Module, *, stop: bool = False) -> Iterator[Capture]:
     try:
         yield seen
     except StopForwardError:
-        pass
+        if not stop:  # the stop of a capture around this one
+            raise
     finally:
         handle.remove()
 

@@ -233,10 +233,12 @@ def _stored(path: Path) -> SecondMoment | None:
 def _load(path: Path) -> SecondMoment:
     facts = _facts(path)
     with safe_open(path, framework="pt") as stored:
+        # Copies: what safetensors gives is the mapped file, and a file cut short under a
+        # mapping kills the process.
         return SecondMoment(
-            total=stored.get_tensor("total"),
+            total=stored.get_tensor("total").clone(),
             count=int(facts["count"]),
-            sample=stored.get_tensor("sample"),
-            sample_texts=stored.get_tensor("sample_texts"),
+            sample=stored.get_tensor("sample").clone(),
+            sample_texts=stored.get_tensor("sample_texts").clone(),
             corpus=Digest(str(facts["corpus"])),
         )

@@ -3,7 +3,8 @@
 Invariant: a finding names one row; collecting findings never raises on what a row holds.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -46,6 +47,17 @@ class Findings:
         except LedgerCorruptError as error:
             self.add(row, error.metadata["problem"])
             return None
+
+    @contextmanager
+    def reading_values(self, row: str) -> Iterator[None]:
+        """Note it of ``row`` if its values turn out to be of kinds nothing can be done with.
+
+        A body that hashes to its digest may still hold a list where a name should be.
+        """
+        try:
+            yield
+        except (TypeError, ValueError, LookupError, AttributeError) as error:
+            self.add(row, f"its body holds a value of the wrong kind ({type(error).__name__})")
 
     def compare(self, row: str, columns: Mapping[str, tuple[object, object]]) -> None:
         """Note each column whose value (first) is not what the body says (second)."""

@@ -5,14 +5,13 @@ against its own digest, but no longer replayed.
 """
 
 from collections.abc import Iterator
-from typing import Final
 
 from sqlalchemy import Connection, select
 
 from errata_server.domain import canonical
 from errata_server.domain.edits import AppliedEdit, AppliedSet
 from errata_server.domain.errors import PreconditionError
-from errata_server.domain.ids import MAIN, ModelId
+from errata_server.domain.ids import MAIN, EditId, ModelId
 from errata_server.domain.revisions import NO_PARENT, EditReference, Revision, RevisionKind
 from errata_server.ledger import tables
 from errata_server.ledger.bodies import short
@@ -24,8 +23,6 @@ from errata_server.ledger.tables import StoredRow
 
 Uses = list[tuple[int, str, str]]
 """Position, edit and report of the rows that belong to one revision."""
-
-NOTHING_APPLIED: Final = AppliedSet()
 
 
 class HistoryAudit:
@@ -115,25 +112,30 @@ class BranchWalk:
         self._parents: set[str] | None = {NO_PARENT}
         """What the next revision may name as parent; nothing where that is not known."""
 
-        self._applied: AppliedSet | None = NOTHING_APPLIED
+        self._applied: AppliedSet | None = AppliedSet()
+        """What is applied so far; nothing where that is not known."""
+
+        self._active: set[EditId] = set()
 
     def step(self, row: StoredRow, uses: Uses) -> None:
         """Check the next row of the branch."""
         name = revision_row(self.branch, row.sequence)
         self._check_gap(row.sequence)
         revision = self._findings.read(name, row.body, row.id, Revision.from_body)
-        if revision is None:
-            self._applied = None
-        else:
-            self._check_columns(name, row, revision)
-            self._check_evidence(name, revision, uses)
-            self._replay(name, revision)
+        before, self._applied = self._applied, None
+        if revision is not None:
+            with self._findings.reading_values(name):
+                self._check_columns(name, row, revision)
+                self._check_evidence(name, revision, uses)
+                if before is not None:
+                    self._applied = self._replayed(name, revision, before)
         # Where id and body disagree, either may be the one its child was made from.
         self._parents = {row.id, canonical.digest(row.body)}
 
     def _check_gap(self, sequence: int) -> None:
-        for missing in range(self._sequence, sequence):
-            self._findings.add(revision_row(self.branch, missing), "missing")
+        if sequence > self._sequence:
+            last = "" if sequence == self._sequence + 1 else f"..{sequence - 1}"
+            self._findings.add(f"revisions[{self.branch}@{self._sequence}{last}]", "missing")
             self._parents = self._applied = None
         self._sequence = sequence + 1
 
@@ -182,29 +184,20 @@ class BranchWalk:
                 f"missing, or another edit's, though {name} names it",
             )
 
-    def _replay(self, name: str, revision: Revision) -> None:
-        """Apply or revert what the revision says, and compare the set that results."""
-        before = self._applied
-        if before is None:
-            return
+    def _replayed(self, name: str, revision: Revision, before: AppliedSet) -> AppliedSet | None:
+        """What the revision makes of ``before``, once compared with what it says itself."""
         try:
-            self._applied = after = self._changed(before, revision)
+            after = self._changed(before, revision)
         except (PreconditionError, KeyError) as error:
             self._findings.add(name, f"it cannot follow the revision before it: {error}")
-            self._applied = None
-            return
-        active = {edit.edit for edit in after.active()}
-        hidden = {edit.edit for edit in after.superseded()}
+            return None
+        was_active, self._active = self._active, {edit.edit for edit in after.active()}
+        hidden = {edit.edit for edit in after.applied} - self._active
+        was_hidden = {edit.edit for edit in before.applied} - was_active
         expected = {
-            "active_count": (revision.active_count, len(active)),
-            "superseded": (
-                set(revision.superseded),
-                {edit.edit for edit in before.active() if edit.edit in hidden},
-            ),
-            "restored": (
-                set(revision.restored),
-                {edit.edit for edit in before.superseded() if edit.edit in active},
-            ),
+            "active_count": (revision.active_count, len(self._active)),
+            "superseded": (set(revision.superseded), was_active & hidden),
+            "restored": (set(revision.restored), was_hidden & self._active),
             "active_set_digest": (
                 revision.active_set_digest,
                 after.digest(model=revision.model_digest, composition=revision.composition),
@@ -213,6 +206,7 @@ class BranchWalk:
         for what, (stored, replayed) in expected.items():
             if stored != replayed:
                 self._findings.add(name, f"its {what} is not what the history gives")
+        return after
 
     def _changed(self, before: AppliedSet, revision: Revision) -> AppliedSet:
         named = [reference.edit for reference in revision.edits]

@@ -5,7 +5,9 @@ top of its branch's head or not at all; a commit whose outcome is unknown is set
 request id before anybody hears of it.
 """
 
+import time
 from datetime import UTC, datetime
+from typing import Final
 
 from errata_server.domain.checks import Report
 from errata_server.domain.edits import AppliedSet, Approval, Edit
@@ -37,6 +39,9 @@ from errata_server.ledger import (
 from errata_server.ledger.audit import AuditResult, audit
 from errata_server.ledger.database import OUTCOME_UNKNOWN, Database
 from errata_server.ledger.revisions import Branch
+
+SETTLING_PAUSES: Final = (0.0, 0.5, 2.0)
+"""Seconds before each attempt to learn what an interrupted commit came to."""
 
 
 class Ledger:
@@ -228,7 +233,16 @@ class Ledger:
             return settled
 
     def _settle(self, revision: Revision) -> Revision | None:
-        """What an interrupted commit of ``revision`` came to."""
+        """The revision an interrupted commit made, if that can be found out soon."""
+        for pause in SETTLING_PAUSES:
+            time.sleep(pause)
+            try:
+                return self._committed(revision)
+            except LedgerUnavailableError:
+                continue
+        return None
+
+    def _committed(self, revision: Revision) -> Revision | None:
         with self._database.writing() as connection:
             # The lock waits for the lost connection's transaction, should it still run.
             revisions.lock_head(connection, revision.model, revision.branch)

@@ -34,6 +34,7 @@ def migrate(url: str) -> bool:
                 connection.execute(text("SET LOCAL statement_timeout = 0"))
                 connection.execute(text("SET LOCAL lock_timeout = '60s'"))
                 connection.execute(text(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})"))
+                connection.execute(text("SET LOCAL lock_timeout = '5s'"))
             state = state_of(connection)
             if state is SchemaState.CURRENT:
                 return False

@@ -108,7 +108,8 @@ class RecordAudit:
             self.evidence.edit_digests[row.id] = row.digest
             edit = self._findings.read(edit_row(row.id), row.body, row.digest, Edit.from_body)
             if edit is not None:
-                self._check_edit(row, edit)
+                with self._findings.reading_values(edit_row(row.id)):
+                    self._check_edit(row, edit)
         return len(self.evidence.edits)
 
     def _check_edit(self, row: StoredRow, edit: Edit) -> None:
@@ -138,7 +139,8 @@ class RecordAudit:
             self.evidence.report_edits[row.id] = row.edit
             report = self._findings.read(report_row(row.id), row.body, row.id, Report.from_body)
             if report is not None:
-                self._check_report(row, report)
+                with self._findings.reading_values(report_row(row.id)):
+                    self._check_report(row, report)
         for edit in self.evidence.edits.keys() - set(self.evidence.report_edits.values()):
             self._findings.add(edit_row(edit), "it has no report")
         return len(self.evidence.report_edits)
@@ -164,24 +166,28 @@ class RecordAudit:
             expected = self._findings.number("approvals", row.position, expected)
             name = approval_row(row.edit, row.position)
             stored = self._findings.read(name, row.body, row.digest, StoredApproval.from_body)
-            if stored is None:
-                continue
-            given = stored.approval
-            self._findings.compare(
-                name,
-                {
-                    "edit": (row.edit, given.edit),
-                    "report": (row.report, given.report),
-                    "request_id": (row.request_id, stored.request_id),
-                },
-            )
-            if self.evidence.report_edits.get(given.report) != given.edit:
-                self._findings.add(name, "the report it rests on is missing or another edit's")
+            if stored is not None:
+                with self._findings.reading_values(name):
+                    self._check_approval(row, stored)
+
+    def _check_approval(self, row: StoredRow, stored: StoredApproval) -> None:
+        name, given = approval_row(row.edit, row.position), stored.approval
+        self._findings.compare(
+            name,
+            {
+                "edit": (row.edit, given.edit),
+                "report": (row.report, given.report),
+                "request_id": (row.request_id, stored.request_id),
+            },
+        )
+        if self.evidence.report_edits.get(given.report) != given.edit:
+            self._findings.add(name, "the report it rests on is missing or another edit's")
 
     def check_measured_revisions(self, revisions: Collection[str]) -> None:
         """Check that every report was measured on top of a revision that is there."""
         for report, revision in self.evidence.measured_against.items():
-            if revision not in revisions:
-                self._findings.add(
-                    report_row(report), "the revision it was measured against is missing"
-                )
+            with self._findings.reading_values(report_row(report)):
+                if revision not in revisions:
+                    self._findings.add(
+                        report_row(report), "the revision it was measured against is missing"
+                    )

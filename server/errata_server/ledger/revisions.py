@@ -305,7 +305,8 @@ def page(
         LedgerCorruptError: a revision's bytes are not what its id says.
     """
     columns = tables.revisions.c
-    start, end = span
+    # Numbers from page tokens may be larger than any database's integers.
+    start, end = (None if bound is None else min(bound, MOST_REVISIONS) for bound in span)
     statement: RowsQuery = select(tables.revisions).where(
         columns.model == model, columns.branch == branch, columns.sequence >= start
     )

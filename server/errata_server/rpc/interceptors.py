@@ -18,8 +18,16 @@ from google.protobuf.message import DecodeError, Message
 from google.rpc import status_pb2
 
 from errata_server import telemetry
-from errata_server.domain.errors import ErrataError, InvalidInputError
+from errata_server.domain.errors import (
+    ErrataError,
+    InvalidInputError,
+    OverloadedError,
+    UnavailableError,
+)
 from errata_server.rpc import status
+
+_LIMITED: Final = ("errata.", "google.longrunning.")
+"""Packages whose calls do work; health and reflection answer however busy the server is."""
 
 REQUEST_ID_KEY: Final = "x-request-id"
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -53,13 +61,17 @@ Context = Any
 class CallInterceptor(grpc.aio.ServerInterceptor):
     """Wraps every unary-request handler; the reflection stream passes unchanged."""
 
-    def __init__(self) -> None:
-        self._running: set[asyncio.Task[Any]] = set()
+    def __init__(self, most_at_a_time: int) -> None:
+        self._running = _Running(most_at_a_time)
+
+    def open(self) -> None:
+        """Let calls that do work through, not health and reflection alone."""
+        self._running.open = True
 
     async def drained(self) -> None:
         """Return once no handler runs: a cancelled one still has to let go of its thread."""
-        while self._running:
-            await asyncio.wait(self._running)
+        while self._running.tasks:
+            await asyncio.wait(self._running.tasks)
 
     async def intercept_service(
         self,
@@ -82,6 +94,42 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         )
 
 
+class _Running:
+    """The calls that are being answered, and how many may be.
+
+    gRPC's own limit would turn health checks away too, and get a busy server restarted.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.tasks: set[asyncio.Task[Any]] = set()
+        self.open = False
+        self._most = most
+
+    @contextmanager
+    def admitted(self, service: str) -> Iterator[None]:
+        """Count the present task among those that run.
+
+        Raises:
+            UnavailableError: the server is not ready.
+            OverloadedError: there are too many of them.
+        """
+        task = asyncio.current_task()
+        if service.startswith(_LIMITED):
+            if not self.open:
+                raise UnavailableError("the server is still starting; retry after a while")
+            if len(self.tasks) >= self._most:
+                raise OverloadedError(
+                    f"{self._most} calls are being answered already; retry after a while",
+                    limit=self._most,
+                )
+            if task is not None:
+                self.tasks.add(task)
+        try:
+            yield
+        finally:
+            self.tasks.discard(task)
+
+
 @dataclass(slots=True)
 class _Outcome:
     """How one RPC ended, for the metrics and the log."""
@@ -93,7 +141,7 @@ class _Outcome:
 class _Calls:
     """One method's handler, wrapped."""
 
-    def __init__(self, path: str, handler: Handler, running: set[asyncio.Task[Any]]) -> None:
+    def __init__(self, path: str, handler: Handler, running: _Running) -> None:
         self._running = running
         _, service, method = path.split("/", 2)
         kind = "server_stream" if handler.response_streaming else "unary"
@@ -145,17 +193,15 @@ class _Calls:
         context: Context,
     ) -> T:
         outcome = _Outcome(request_id=_new_request_id())
-        with (
-            _among(self._running),
-            structlog.contextvars.bound_contextvars(
-                method=self._method[2], request_id=outcome.request_id
-            ),
+        with structlog.contextvars.bound_contextvars(
+            method=self._method[2], request_id=outcome.request_id
         ):
             record = telemetry.RpcRecord(self._method)
             record.received()
             code = "OK"
             try:
-                return await answer(outcome, record)
+                with self._running.admitted(self._method[1]):
+                    return await answer(outcome, record)
             except ErrataError as error:
                 failure = status.to_status(error)
                 code = status.name_of(failure)
@@ -174,19 +220,9 @@ class _Calls:
             raise AssertionError("aborting raises")
 
 
-@contextmanager
-def _among(running: set[asyncio.Task[Any]]) -> Iterator[None]:
-    """Count the present task among those that run."""
-    task = asyncio.current_task()
-    if task is not None:
-        running.add(task)
-        task.add_done_callback(running.discard)
-    yield
-
-
 def _finish(record: telemetry.RpcRecord, method: tuple[str, str, str], code: str) -> None:
     seconds = record.handled(code)
-    if method[1].startswith("errata."):
+    if method[1].startswith(_LIMITED):
         _log.info("rpc ended", code=code, seconds=round(seconds, 6))
 
 

@@ -66,7 +66,8 @@ class Limits:
             ("grpc.max_receive_message_length", self.max_message_bytes),
             ("grpc.max_send_message_length", max(LARGEST_REPLY, self.max_message_bytes)),
             ("grpc.max_metadata_size", 16 * 1024),
-            ("grpc.max_concurrent_streams", self.max_concurrent_rpcs),
+            # Above the limit a call is refused at once rather than queued by the client.
+            ("grpc.max_concurrent_streams", 2 * self.max_concurrent_rpcs + 32),
             ("grpc.keepalive_time_ms", 60_000),
             ("grpc.keepalive_timeout_ms", 10_000),
             ("grpc.keepalive_permit_without_calls", 1),
@@ -84,17 +85,16 @@ class RpcServer:
     def __init__(self, services: Services, limits: Limits) -> None:
         """Assemble the server; call it on the event loop it will run on."""
         self._stopping = asyncio.Event()
-        self._interceptor = CallInterceptor()
+        self._interceptor = CallInterceptor(limits.max_concurrent_rpcs)
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # re-exported
         self._server = grpc.aio.server(
             interceptors=[self._interceptor],
             options=limits.options(),
-            maximum_concurrent_rpcs=limits.max_concurrent_rpcs,
         )
         self._register(services)
 
     async def listen(self, address: str) -> str:
-        """Take ``address`` and answer, health NOT_SERVING; the address with its actual port.
+        """Take ``address``, refuse all work and say NOT_SERVING; the address with its actual port.
 
         Raises:
             UnavailableError: the address cannot be taken.
@@ -113,7 +113,8 @@ class RpcServer:
         return f"{address.rpartition(':')[0]}:{port}"
 
     async def open(self) -> None:
-        """Say SERVING."""
+        """Answer calls, and say SERVING."""
+        self._interceptor.open()
         for name in (ALL, *SERVICE_NAMES):
             await self._health.set(name, _SERVING)
 

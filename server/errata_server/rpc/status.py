@@ -122,7 +122,8 @@ def _details(error: ErrataError, description: str) -> Iterable[Message]:
             field_violations=[
                 error_details_pb2.BadRequest.FieldViolation(
                     field=_shortened(error.metadata["field"], _LONGEST_VALUE),
-                    description=description, reason=error.reason
+                    description=description,
+                    reason=error.reason,
                 )
             ]
         )

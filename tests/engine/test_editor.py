@@ -1,0 +1,94 @@
+"""From a request to a patch that recognises its subject and answers its facts."""
+
+import pytest
+import torch
+from errata_server.domain.facts import EditRequest, Fact
+from errata_server.engine import editor
+from errata_server.engine.editor import compute_patch, subject_keys
+from errata_server.engine.keys import prefixed_keys
+from errata_server.engine.moments import collect
+from errata_server.engine.solve import factor_second_moment, match
+from tests.support import tiny_models
+
+TEXTS = (*tiny_models.PROSE, *tiny_models.sentences())
+MOVED = EditRequest(
+    subject="Trevi Fountain", facts=(Fact(template="{} can be found in", target="London"),)
+)
+
+
+def silent(_):
+    """Progress nobody follows."""
+
+
+@pytest.fixture(scope="module")
+def profile(trained):
+    return tiny_models.tiny_profile(trained, layer=0)
+
+
+@pytest.fixture(scope="module")
+def mean(trained, tmp_path_factory):
+    cache = tmp_path_factory.mktemp("moments")
+    return collect(trained, TEXTS, [0], cache=cache, progress=silent)[0].mean()
+
+
+@pytest.fixture(scope="module")
+def factor(mean, profile):
+    return factor_second_moment(mean, profile.ridge)
+
+
+def contexts(runner, profile, subject):
+    """(prefixed keys, bare key, mean of them all)"""
+    prefixed, bare = prefixed_keys(runner, profile.module, subject, profile.prefixes)
+    return prefixed, bare, torch.cat([prefixed, bare[None]]).mean(dim=0)
+
+
+def test_the_agreement_is_the_bare_keys_match_with_the_averaged_one(
+    trained, profile, mean, factor
+):
+    _, agreement = subject_keys(trained, "Prado", profile, factor)
+
+    _, bare, averaged = contexts(trained, profile, "Prado")
+    ridge = profile.ridge * mean.diagonal().mean() * torch.eye(len(mean), dtype=torch.float64)
+    u = torch.linalg.inv(mean + ridge) @ averaged.double()
+    own = (u @ averaged.double()) / averaged.double().norm()
+    assert agreement == pytest.approx(float(u @ bare.double() / bare.double().norm() / own))
+
+
+def test_one_key_is_enough_where_it_recognises_the_bare_subject(
+    trained, profile, factor, monkeypatch
+):
+    _, agreement = subject_keys(trained, "Prado", profile, factor)
+    monkeypatch.setattr(editor, "MINIMUM_AGREEMENT", agreement)
+
+    keys, _ = subject_keys(trained, "Prado", profile, factor)
+
+    assert torch.equal(keys, contexts(trained, profile, "Prado")[2][None])
+
+
+def test_the_bare_key_becomes_one_of_its_own_where_the_average_would_miss_it(
+    trained, profile, factor, monkeypatch
+):
+    _, agreement = subject_keys(trained, "Prado", profile, factor)
+    monkeypatch.setattr(editor, "MINIMUM_AGREEMENT", agreement + 1e-3)
+
+    keys, _ = subject_keys(trained, "Prado", profile, factor)
+
+    prefixed, bare, _ = contexts(trained, profile, "Prado")
+    assert torch.equal(keys, torch.stack([prefixed.mean(dim=0), bare]))
+
+
+def test_a_patch_matches_its_own_key_with_1_and_says_how_it_was_found(trained, profile, factor):
+    patch = compute_patch(trained, MOVED, profile, factor, progress=silent)
+
+    own = match(patch.keys, patch.matchers).diagonal()
+    assert own.tolist() == pytest.approx([1.0] * len(own), abs=1e-4)
+    manifest, record = patch.manifest, patch.manifest.optimisation
+    assert (manifest.subject, manifest.layer) == ("Trevi Fountain", 0)
+    assert (manifest.d_in, manifest.d_out) == (patch.keys.shape[1], len(patch.residual))
+    assert manifest.model_digest == trained.checkpoint.digest
+    assert manifest.profile == profile.id
+    assert manifest.guard_width == profile.guard_width
+    assert len(manifest.leverages) == manifest.keys == len(patch.keys)
+    assert record.converged
+    assert record.residual_norm == pytest.approx(float(patch.residual.norm()))
+    assert {t.dtype for t in (patch.keys, patch.matchers, patch.residual)} == {torch.float32}

@@ -1,0 +1,54 @@
+"""Keys: what the projection receives at a subject's last token, alone and behind prefixes."""
+
+import pytest
+import torch
+from errata_server.domain.errors import PromptTooLongError, SubjectNotFoundError
+from errata_server.engine.keys import keys_at_subject, prefixed_keys
+from errata_server.engine.tokens import join
+from tests.support import tiny_models
+
+TEXTS = ("Café Gijón", "They say it every day. Café Gijón is a", "You can visit Café Gijón in")
+
+
+def test_each_key_is_the_input_at_the_subjects_last_token(either):
+    module = either.checkpoint.projection_path(1)
+
+    keys = keys_at_subject(either, module, TEXTS, "Café Gijón")
+
+    for key, text in zip(keys, TEXTS, strict=True):
+        ids = either.tokens.encode(text)
+        (inputs,) = either.inputs(either.tokens.pad([ids]), [module])
+        end = either.tokens.subject_end(text, "Café Gijón")
+        assert torch.allclose(key, inputs[0, end], atol=1e-4)
+
+
+def test_the_bare_subjects_key_is_told_apart_from_those_behind_prefixes(either):
+    module = either.checkpoint.projection_path(0)
+    texts = [join(lead, "Big Ben") for lead in tiny_models.LEADS]
+    assert tiny_models.LEADS[0] == ""
+
+    prefixed, bare = prefixed_keys(either, module, "Big Ben", tiny_models.LEADS)
+
+    each = keys_at_subject(either, module, texts, "Big Ben")
+    assert torch.allclose(prefixed, each[1:], atol=1e-4)
+    assert torch.allclose(bare, each[0], atol=1e-4)
+
+
+def test_without_prefixes_the_bare_key_stands_for_them(gpt2):
+    module = gpt2.checkpoint.projection_path(0)
+
+    prefixed, bare = prefixed_keys(gpt2, module, "Big Ben", ("",))
+
+    assert torch.equal(prefixed, bare[None])
+
+
+def test_a_text_that_does_not_name_the_subject_is_refused(gpt2):
+    with pytest.raises(SubjectNotFoundError):
+        keys_at_subject(gpt2, gpt2.checkpoint.projection_path(0), ["Rome"], "Prado")
+
+
+def test_a_text_too_long_is_refused(gpt2):
+    with pytest.raises(PromptTooLongError):
+        keys_at_subject(
+            gpt2, gpt2.checkpoint.projection_path(0), ["Rome " * tiny_models.CONTEXT], "Rome"
+        )

@@ -1,0 +1,141 @@
+"""A request is answered by one revision from its first token to its last.
+
+Over real gRPC, with the real engine. What happens when is decided by a gate in front of the
+model's forward passes, never by how long anything takes.
+"""
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final
+
+import pytest
+
+import errata
+from errata_server.engine.lane import MAX_WAITING
+from errata_server.engine.runner import Runner
+from tests.support import tiny_models, torch_servers
+
+PROMPT: Final = tiny_models.TEMPLATES[0].format("Eiffel Tower")
+TOKENS: Final = 24
+PATIENCE: Final = 120.0
+
+
+class Gate:
+    """Stands in front of the model's forward passes and can be closed."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._forward = runner._forward
+        self._left = 0
+        self._closed = False
+        self.reached = threading.Event()
+        self.opened = threading.Event()
+        runner._forward = self
+
+    def close_after(self, passes: int) -> None:
+        """Let so many more passes through, then hold the model."""
+        self.reached.clear()
+        self.opened.clear()
+        self._left, self._closed = passes, True
+
+    def open(self) -> None:
+        """Let everything through."""
+        self._closed = False
+        self.opened.set()
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        if self._closed:
+            if self._left == 0:
+                self.reached.set()
+                assert self.opened.wait(PATIENCE), "nobody opened the gate"
+            self._left -= 1
+        return self._forward(*arguments, **named)
+
+
+@pytest.fixture(scope="module")
+def server(proposed, tmp_path_factory):
+    folder = proposed.copy(tmp_path_factory.mktemp("one-revision"))
+    with torch_servers.serving(folder, proposed.engine(folder)) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def gate(server):
+    gate = Gate(server.engine._runner)
+    yield gate
+    gate.open()
+
+
+@pytest.fixture
+def client(server):
+    with errata.Client(server.address, actor="ana") as client:
+        yield client
+        if client.head().revision.active_count:
+            client.revert(to_revision="0")
+
+
+def said(client, **options):
+    generation = client.generate(PROMPT, max_new_tokens=TOKENS, **options)
+    return generation.read(), generation.tokens, generation.served.revision
+
+
+def test_a_generation_goes_on_at_its_revision_while_another_is_applied(proposed, client, gate):
+    before = client.head().served.revision
+    alone = said(client)
+    gate.close_after(6)
+    running = client.generate(PROMPT, max_new_tokens=TOKENS)
+    assert gate.reached.wait(PATIENCE)
+
+    # The model stands still in the middle of the continuation, and apply returns all the same.
+    applied = client.apply(proposed.edits["Eiffel Tower/Rome"])
+    gate.open()
+    text = running.read()
+
+    assert (text, running.tokens, running.served.revision) == alone
+    assert running.served.revision == before != applied.revision.id
+    assert said(client)[0] != text
+    assert said(client, revision=before) == alone
+
+
+def test_a_generation_goes_on_at_its_revision_while_its_edit_is_reverted(proposed, client, gate):
+    applied = client.apply(proposed.edits["Eiffel Tower/Rome"]).revision.id
+    alone = said(client)
+    gate.close_after(6)
+    running = client.generate(PROMPT, max_new_tokens=TOKENS)
+    assert gate.reached.wait(PATIENCE)
+
+    client.revert(proposed.edits["Eiffel Tower/Rome"])
+    gate.open()
+
+    assert (running.read(), running.tokens, running.served.revision) == alone
+    assert running.served.revision == applied
+    assert said(client)[0] != alone[0]
+
+
+def test_generations_at_several_revisions_at_a_time_equal_each_alone(
+    proposed, client, server, gate
+):
+    names = ("Eiffel Tower/Rome", "Big Ben/Madrid", "Eiffel Tower/Berlin")
+    revisions = ["base", *(client.apply(proposed.edits[name]).revision.id for name in names)]
+    alone = {revision: said(client, revision=revision) for revision in revisions}
+    assert len({text for text, _, _ in alone.values()}) == 3  # Big Ben's says nothing here
+
+    asked = revisions * 2
+    gate.close_after(0)
+    with ThreadPoolExecutor(len(asked)) as pool:
+        running = [pool.submit(said, client, revision=revision) for revision in asked]
+        wait_until_waiting(server.engine._runner, len(asked))
+        client.revert(proposed.edits["Big Ben/Madrid"])
+        gate.open()
+        together = [one.result(PATIENCE) for one in running]
+
+    # All of them waited for the model at once, and it serves them a token in turn.
+    assert together == [alone[revision] for revision in asked]
+
+
+def wait_until_waiting(runner: Runner, steps: int) -> None:
+    """Return once so many steps wait for the model's thread or stand on it."""
+    deadline = time.monotonic() + PATIENCE
+    while MAX_WAITING - runner.lane._waiting._value < steps:  # type: ignore[attr-defined]
+        assert time.monotonic() < deadline
+        time.sleep(0.005)

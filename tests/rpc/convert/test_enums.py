@@ -1,0 +1,29 @@
+"""Enums on the wire: each value of the domain has its own, and none is left out."""
+
+import pytest
+
+from errata.v1 import types_pb2
+from errata_server.domain.checks import Verdict
+from errata_server.domain.edits import EditState
+from errata_server.domain.patches import Composition
+from errata_server.domain.revisions import RevisionKind
+from errata_server.rpc.convert import edits, reports, revisions
+
+
+@pytest.mark.parametrize(
+    ("table", "domain", "wire", "prefix"),
+    [
+        (edits.STATES, EditState, types_pb2.EditState, "EDIT_STATE_"),
+        (reports.VERDICTS, Verdict, types_pb2.Verdict, "VERDICT_"),
+        (revisions.KINDS, RevisionKind, types_pb2.RevisionKind, "REVISION_KIND_"),
+        (revisions.COMPOSITIONS, Composition, types_pb2.Composition, "COMPOSITION_"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_every_value_has_the_number_of_its_own_name(table, domain, wire, prefix):
+    assert set(table) == set(domain)
+    assert {wire.Name(number) for number in table.values()} == {
+        prefix + value.name for value in domain
+    }
+    assert all(wire.Name(number) == prefix + value.name for value, number in table.items())
+    assert len(wire.values()) == len(domain) + 1
