@@ -13,12 +13,14 @@ from typer.testing import CliRunner
 from errata.v1 import ledger_pb2
 from errata_server import __main__ as main
 from errata_server import app
+from tests.support.logs import kept_logging
 from tests.support.services import scripted_engine
 from tests.support.wire import PARENT, Wire
 
 SCRIPTED = """
 import sys
 from errata_server import __main__ as main, app
+from tests.support.logs import kept_logging
 from tests.support.services import scripted_engine
 app.load_engine = lambda settings: scripted_engine()
 sys.argv[0] = "errata-server"
@@ -29,6 +31,12 @@ ROOT = Path(__file__).parents[1]
 
 def run(*arguments):
     return CliRunner().invoke(main.cli, arguments)
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before():
+    with kept_logging():
+        yield
 
 
 @pytest.fixture

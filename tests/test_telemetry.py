@@ -1,6 +1,5 @@
 """What operators are told, and what they are not."""
 
-import io
 import json
 import logging
 
@@ -8,17 +7,13 @@ import pytest
 import structlog
 
 from errata_server import telemetry
+from tests.support.logs import captured_log
 
 
 @pytest.fixture
 def log():
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    stream = io.StringIO()
-    telemetry.configure_logging(stream)
-    yield lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
-    root.handlers[:] = handlers
-    root.setLevel(level)
+    with captured_log() as lines:
+        yield lines
 
 
 def value(name, **labels):
@@ -68,6 +63,22 @@ def test_credentials_never_reach_the_log(log):
     assert len(lines) == 3
     assert "hunter2" not in json.dumps(lines)
     assert lines[0]["url"] == "postgresql://***@db/errata"
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql://ana:p@ss@db/errata", "postgresql://***@db/errata"),
+        (
+            "postgresql://db/errata?user=a&password=x&c=1",
+            "postgresql://db/errata?user=a&password=***&c=1",
+        ),
+        ("sqlite:////var/lib/errata@home.db", "sqlite:////var/lib/errata@home.db"),
+        ("see https://example.org/a", "see https://example.org/a"),
+    ],
+)
+def test_only_credentials_are_masked(url, shown):
+    assert telemetry.mask_credentials(url) == shown
 
 
 def test_a_traceback_shows_where_but_no_local_variable(log):

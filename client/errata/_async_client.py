@@ -216,7 +216,7 @@ class AsyncClient:
         return Scope(model=self._model, actor=self._config.actor)
 
     async def _run(self, call: Call[Any, T]) -> T:
-        request = call.build(await self._scope(call))
+        request = call.request(await self._scope(call))
         method = self._channel.unary_unary(
             call.method,
             request_serializer=_calls.serialize,
@@ -229,7 +229,7 @@ class AsyncClient:
         return call.parse(reply)
 
     async def _stream(self, call: Call[Any, T], timeout: float | None = None) -> AsyncGenerator[T]:  # noqa: ASYNC109 - gRPC enforces it on the wire
-        request = call.build(await self._scope(call))
+        request = call.request(await self._scope(call))
         method = self._channel.unary_stream(
             call.method,
             request_serializer=_calls.serialize,

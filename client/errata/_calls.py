@@ -96,6 +96,20 @@ class Call(Generic[Reply, Result]):
     parse: Callable[[Reply], Result]
     needs_model: bool = True
 
+    def request(self, scope: Scope) -> Message:
+        """What is sent.
+
+        Raises:
+            InvalidInputError: a value has no form on the wire, such as half a surrogate pair.
+        """
+        try:
+            return self.build(scope)
+        except ValueError as error:
+            raise InvalidInputError(
+                f"a value of the request is not text or number as it can be sent: {error}; "
+                "correct it"
+            ) from error
+
 
 Pages = Callable[[str], Call[Any, types.Page[Result]]]
 """From a page token to the call that fetches that page."""

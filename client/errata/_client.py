@@ -267,7 +267,7 @@ class Client:
         return Scope(model=self._model, actor=self._config.actor)
 
     def _run(self, call: Call[Any, T]) -> T:
-        request = call.build(self._scope(call))
+        request = call.request(self._scope(call))
         method = self._channel.unary_unary(
             call.method,
             request_serializer=_calls.serialize,
@@ -280,7 +280,7 @@ class Client:
         return call.parse(reply)
 
     def _stream(self, call: Call[Any, T], timeout: float | None = None) -> Generator[T]:
-        request = call.build(self._scope(call))
+        request = call.request(self._scope(call))
         method = self._channel.unary_stream(
             call.method,
             request_serializer=_calls.serialize,

@@ -325,6 +325,12 @@ def _from_bare_code(code: int, details: str, address: str) -> ErrataError:
             "timeout=...",
             {"address": address},
         )
+    if code == code_pb2.RESOURCE_EXHAUSTED and "larger than max" in details:
+        return InvalidInputError(
+            f"the message is larger than the server at {address} takes ({details}); send less, "
+            "or give it a higher --max-message-bytes",
+            {"address": address},
+        )
     if code == code_pb2.UNIMPLEMENTED:
         return InternalError(
             f"the server at {address} does not know this call; it is older or newer than this "

@@ -100,9 +100,6 @@ def serve(
 ) -> None:
     """Serve a model with the edits that its ledger holds, until SIGTERM."""
     settings = _settings(**locals())
-    telemetry.configure_logging(
-        sys.stderr, logging.getLevelNamesMapping()[settings.log_level.upper()]
-    )
     with _one_sentence():
         server = app.build(settings)
         asyncio.run(server.serve_until_stopped(lambda ready: typer.echo(ready.to_json())))
@@ -172,10 +169,14 @@ def main() -> None:
 
 def _settings(**given: object) -> Settings:
     try:
-        return load_settings(**given)
+        settings = load_settings(**given)
     except InvalidInputError as error:
         _complain(error)
         raise typer.Exit(USAGE) from None
+    telemetry.configure_logging(
+        sys.stderr, logging.getLevelNamesMapping()[settings.log_level.upper()]
+    )
+    return settings
 
 
 @contextmanager

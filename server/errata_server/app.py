@@ -298,8 +298,11 @@ def load_engine(settings: Settings) -> Engine:
                 "this build of errata has no bundled model; name one with --model", model=BUNDLED
             )
     # Torch takes seconds to import; --help, migrate and the tests do without it.
+    from transformers.utils.logging import disable_progress_bar  # noqa: PLC0415
+
     from errata_server.engine.engine import load  # noqa: PLC0415
 
+    disable_progress_bar()  # it would be drawn into the log
     return load(
         source,
         cache=settings.cache,

@@ -217,7 +217,7 @@ class RpcRecord:
 
 
 _HIDDEN: ContextVar[tuple[str, ...]] = ContextVar("hidden", default=())
-_CREDENTIALS: Final = re.compile(r"(?<=://)[^\s/@]+@")
+_CREDENTIALS: Final = re.compile(r"(?<=://)[^\s/]*@|(?<=password=)[^\s&]+", re.IGNORECASE)
 _SHORTEST_HIDDEN: Final = 3
 """Shorter texts are left alone: masking every "a" would leave no log to read."""
 
@@ -259,6 +259,8 @@ def configure_logging(stream: TextIO, level: int = logging.INFO) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
+    # It tells every start that it looked at the schema; what it changes is in the ledger.
+    logging.getLogger("alembic").setLevel(max(level, logging.WARNING))
 
 
 @contextmanager
@@ -274,7 +276,7 @@ def hiding(texts: Iterable[str]) -> Iterator[None]:
 
 def mask_credentials(text: str) -> str:
     """``text`` with the user and password of every URL in it replaced."""
-    return _CREDENTIALS.sub("***@", text)
+    return _CREDENTIALS.sub(lambda found: "***@" if found[0].endswith("@") else "***", text)
 
 
 def _masked(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

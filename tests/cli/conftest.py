@@ -5,7 +5,6 @@ import shutil
 from dataclasses import dataclass
 
 import pytest
-import structlog
 from typer.testing import CliRunner
 
 from errata.cli.__main__ import app
@@ -50,15 +49,6 @@ class CommandLine:
         prompt = "{} is in the city of"
         ran = self.json("propose", "--subject", subject, "--prompt", prompt, "--target", target)
         return ran.document["edit"]["id"]
-
-
-@pytest.fixture(autouse=True)
-def _no_log_on_stdout():
-    """The server runs in this process, where its log would mix with the command's output."""
-    before = structlog.get_config()
-    structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
-    yield
-    structlog.configure(**before)
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from errata_server.domain.patches import Composition
 from errata_server.engine.bank import Bank, compose
 from errata_server.engine.checkpoint import load_checkpoint

@@ -4,9 +4,11 @@ import math
 import threading
 import time
 from collections import Counter
+from collections.abc import Generator
 
 import pytest
 import torch
+
 from errata_server.domain.errors import PromptTooLongError
 from errata_server.domain.generation import GenerationOptions
 from errata_server.engine import answers
@@ -107,9 +109,14 @@ def test_a_stop_text_ends_the_stream_behind_its_first_mention(trained):
 def test_closing_a_stream_stops_the_model(gpt2):
     passes = []
     module = projection(gpt2.model, gpt2.checkpoint.projection_path(0))
-    counting = rewriting(module, lambda _, output: passes.append(1) or output)
-    with counting:
+
+    def count(_, output):
+        passes.append(1)
+        return output
+
+    with rewriting(module, count):
         chunks = stream(gpt2, "Louvre", GenerationOptions(max_new_tokens=80), BASE)
+        assert isinstance(chunks, Generator)
         next(chunks)
         chunks.close()
         for thread in threading.enumerate():
@@ -313,6 +320,5 @@ def test_a_slow_reader_does_not_hold_up_another_stream(gpt2):
     began = time.monotonic()
 
     list(stream(gpt2, "Rome", GenerationOptions(max_new_tokens=5), BASE))
-    slow.close()
 
     assert time.monotonic() - began < 30

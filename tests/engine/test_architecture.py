@@ -1,6 +1,7 @@
 """Where each model family keeps what is edited."""
 
 import pytest
+
 from errata_server.domain.errors import UnsupportedModelError
 from errata_server.engine.architecture import ARCHITECTURES, architecture_of, projection
 from errata_server.engine.runner import Runner

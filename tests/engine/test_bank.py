@@ -5,12 +5,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from errata_server.domain.patches import Composition
 from errata_server.engine.architecture import projection
 from errata_server.engine.bank import Bank, GuardedBranch, LinearBranch, compose
 from errata_server.engine.runner import BASE
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from tests.support import tiny_models
 
 SUBJECTS = ("Louvre", "Big Ben", "Prado", "Colosseum", "Reichstag")
@@ -65,9 +66,7 @@ def test_each_edit_keeps_to_its_own_width():
 
 
 def test_two_keys_of_one_edit_share_its_value():
-    edit = branch(
-        [[1.0, 0.0], [0.0, 1.0]], widths=[0.1, 0.1], residuals=[[5.0]], owners=[0, 0]
-    )
+    edit = branch([[1.0, 0.0], [0.0, 1.0]], widths=[0.1, 0.1], residuals=[[5.0]], owners=[0, 0])
     inputs = torch.tensor([[[3.0, 0.0], [0.0, 2.0], [1.0, 1.0]]])
 
     assert edit.rewrite(inputs, torch.zeros(1, 3, 1))[0, :, 0].tolist() == [5.0, 5.0, 0.0]
@@ -160,9 +159,7 @@ def test_the_order_of_edits_does_not_change_the_answers(either, patches):
     forward = compose(ordered, Composition.GUARDED, either.device)
     backward = compose(ordered[::-1], Composition.GUARDED, either.device)
 
-    assert torch.allclose(
-        either.logits(batch, forward), either.logits(batch, backward), atol=1e-5
-    )
+    assert torch.allclose(either.logits(batch, forward), either.logits(batch, backward), atol=1e-5)
 
 
 @pytest.mark.parametrize("index", range(4))

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from errata_server.domain.facts import EditRequest, Fact
 from errata_server.engine import editor
 from errata_server.engine.editor import compute_patch, subject_keys
@@ -42,9 +43,7 @@ def contexts(runner, profile, subject):
     return prefixed, bare, torch.cat([prefixed, bare[None]]).mean(dim=0)
 
 
-def test_the_agreement_is_the_bare_keys_match_with_the_averaged_one(
-    trained, profile, mean, factor
-):
+def test_the_agreement_is_the_bare_keys_match_with_the_averaged_one(trained, profile, mean, factor):
     _, agreement = subject_keys(trained, "Prado", profile, factor)
 
     _, bare, averaged = contexts(trained, profile, "Prado")

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+
 from errata_server.domain.errors import (
     AlreadyTrueError,
     CancelledError,
@@ -102,9 +103,7 @@ def test_a_reverted_edit_leaves_the_bits_of_one_never_applied(engine, weights):
 
     assert reverted.digest == never.digest != live.digest
     assert bits(reverted) == bits(never) != bits(live)
-    assert bits(weights()) == [
-        engine.score(p, [], weights()).logits_digest for p in prompts
-    ]
+    assert bits(weights()) == [engine.score(p, [], weights()).logits_digest for p in prompts]
 
 
 def test_the_base_is_as_it_was_after_everything(engine, weights, patches):
@@ -132,7 +131,7 @@ def test_the_same_request_gives_the_same_patch(engine, patches):
 
 def test_a_fact_the_model_holds_already_is_refused(engine):
     with pytest.raises(AlreadyTrueError) as refusal:
-        engine.compute_patch(moved("Louvre", "Paris"), progress=silent)
+        engine.validate(moved("Louvre", "Paris"))
 
     assert refusal.value.metadata["prompt"] == TEMPLATE.format("Louvre")
 
@@ -168,7 +167,8 @@ def test_a_valid_request_passes_and_one_too_long_does_not(engine):
 
 
 def test_validating_beside_a_generation_disturbs_neither(engine, weights):
-    base, trouble, done = weights(), [], threading.Event()
+    base, done = weights(), threading.Event()
+    trouble: list[object] = []
 
     def generate():
         while not done.is_set():
@@ -180,7 +180,7 @@ def test_validating_beside_a_generation_disturbs_neither(engine, weights):
 
     thread = threading.Thread(target=generate)
     thread.start()
-    for _ in range(25):
+    for _ in range(12):
         engine.validate(moved("Louvre", "Rome"))
     done.set()
     thread.join(30)
@@ -269,7 +269,7 @@ def test_an_inspection_finds_the_subject_and_spares_the_neighbours(engine, patch
     assert seen.finite
     assert seen.own_matches[0][1] > 0.7
     assert seen.corpus_keys > 0
-    assert seen.neighbour_matches[0][1] < 0.7
+    assert seen.neighbour_matches[0][1] < 0.5
     assert seen.fires_on_live == ()
 
 
@@ -284,9 +284,7 @@ def test_measuring_shows_the_edit_working_and_its_neighbours_unmoved(engine, wei
         drift_texts=tiny_models.PROSE,
     )
 
-    found = engine.measure(
-        plan, before=weights(), after=weights("Eiffel Tower"), progress=silent
-    )
+    found = engine.measure(plan, before=weights(), after=weights("Eiffel Tower"), progress=silent)
 
     assert (found.efficacy[0].held_before, found.efficacy[0].held_after) == (False, True)
     assert (found.neighbours[0].held_before, found.neighbours[0].held_after) == (True, True)
@@ -304,7 +302,7 @@ def test_collecting_moments_counts_the_tokens_of_the_texts(engine, trained):
 
 def test_a_closed_engine_is_unavailable(trained_folder, tmp_path):
     engine = load(str(trained_folder), cache=tmp_path)
-    empty = engine.compose([], {}.__getitem__, Composition.GUARDED)
+    empty = engine.compose([], lambda _: b"", Composition.GUARDED)
 
     engine.close()
 

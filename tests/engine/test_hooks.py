@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from errata_server.engine.hooks import StopForwardError, capture, rewriting
 from torch import nn
+
+from errata_server.engine.hooks import StopForwardError, capture, rewriting
 
 
 class Chain(nn.Module):
@@ -32,9 +33,7 @@ def x():
 
 
 def hooks(module: nn.Module) -> int:
-    return sum(
-        len(m._forward_hooks) + len(m._forward_pre_hooks) for m in module.modules()
-    )
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in module.modules())
 
 
 def test_capturing_records_inputs_and_changes_nothing(chain, x):
@@ -107,8 +106,9 @@ def test_rewriting_gets_input_and_output_and_replaces_the_output(chain, x):
 
 
 def test_rewrites_apply_in_the_order_they_were_installed(chain, x):
-    with rewriting(chain.first, lambda _, out: out + 1), rewriting(
-        chain.first, lambda _, out: out * 2
+    with (
+        rewriting(chain.first, lambda _, out: out + 1),
+        rewriting(chain.first, lambda _, out: out * 2),
     ):
         rewritten = chain.first(x)
 

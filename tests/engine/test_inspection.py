@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from errata_server.domain.ids import Digest, EditId
 from errata_server.engine.inspection import UNSEEN, best_matches, inspect
 from errata_server.engine.moments import SecondMoment
@@ -100,15 +101,22 @@ def test_conflict_is_the_whitened_cosine_of_two_keys_largest_first(gpt2, patch):
         for edit, other in others
     }
     assert dict(seen) == pytest.approx(cosines, abs=1e-5)
-    assert [value for _, value in seen] == sorted(cosines.values(), reverse=True)
+    assert [edit for edit, _ in seen] == sorted(cosines, key=lambda e: -cosines[e])
     assert seen[0] == ("e-1", pytest.approx(1.0, abs=1e-5))
 
 
 def test_live_edits_whose_key_the_guard_would_fire_on_are_named(gpt2, patch):
     live = [
-        (EditId("e-far"), tiny_models.patch_tensors(
-            gpt2, subject="far", keys=-patch.keys, matchers=patch.matchers, residual=patch.residual
-        )),
+        (
+            EditId("e-far"),
+            tiny_models.patch_tensors(
+                gpt2,
+                subject="far",
+                keys=-patch.keys,
+                matchers=patch.matchers,
+                residual=patch.residual,
+            ),
+        ),
         (EditId("e-near"), tiny_models.simple_patch(gpt2, "Louvre", seed=3)),
     ]
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from errata_server.domain.errors import PromptTooLongError, SubjectNotFoundError
 from errata_server.engine.keys import keys_at_subject, prefixed_keys
 from errata_server.engine.tokens import join

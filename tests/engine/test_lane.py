@@ -4,6 +4,7 @@ import threading
 import time
 
 import pytest
+
 from errata_server.domain.errors import OverloadedError, UnavailableError
 from errata_server.engine import lane as lanes
 from errata_server.engine.lane import ModelLane

@@ -3,6 +3,7 @@
 import math
 
 import pytest
+
 from errata_server.domain.errors import CancelledError
 from errata_server.domain.facts import CheckPrompt
 from errata_server.domain.ids import EditId
@@ -25,7 +26,7 @@ PLAN = VerificationPlan(
     neighbours=(check("Prado", "Madrid"), check("Colosseum", "Rome")),
     prefixed_neighbours=(check("Louvre is in Rome. Prado", "Madrid"),),
     same_subject=(),
-    fluency=("Louvre is", "You can visit Louvre"),
+    fluency=("It rained all week.", "They say it every day."),
     drift_texts=tiny_models.PROSE,
     live_facts=(LiveFact(edit=EditId("e-1"), prompt=check("Big Ben", "London")),),
 )
@@ -95,6 +96,11 @@ def test_a_patch_that_changes_the_subject_shows_in_its_answers(trained, broken):
 
     assert found.neighbours[0].held_before
     assert not found.neighbours[0].held_after
+    ids = trained.tokens.pad([trained.tokens.encode(plan.neighbours[0].prompt)])
+    first, second = (trained.logits(ids, b)[0, -1].double().softmax(-1) for b in (BASE, broken))
+    assert found.neighbour_divergence == pytest.approx(
+        float((first * (first / second).log()).sum()), rel=1e-3
+    )
     assert found.neighbour_divergence > 0.1
     assert found.perplexity_after > found.perplexity_before
     assert found.perplexity_before == found.perplexity_base

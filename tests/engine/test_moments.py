@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from errata_server.domain.errors import CancelledError, InvalidInputError
 from errata_server.engine import moments
 from errata_server.engine.moments import collect, corpus_digest

@@ -7,15 +7,16 @@ from dataclasses import asdict, replace
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save
+
 from errata_server.domain import canonical
 from errata_server.domain.errors import InvalidPatchError, ModelMismatchError
 from errata_server.domain.ids import Digest, ProfileId
 from errata_server.domain.patches import PatchManifest
 from errata_server.domain.payloads import MANIFEST_KEY
 from errata_server.engine.patch import PatchTensors, decode, encode
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from safetensors.torch import save
 from tests.support.tiny_models import RECORD
 
 MODEL = Digest("a" * 64)
@@ -239,9 +240,7 @@ def test_a_random_header_is_refused_and_nothing_else(header):
 
 
 @given(
-    st.lists(
-        st.tuples(st.integers(0, len(VALID) - 1), st.integers(0, 255)), min_size=1, max_size=4
-    )
+    st.lists(st.tuples(st.integers(0, len(VALID) - 1), st.integers(0, 255)), min_size=1, max_size=4)
 )
 def test_a_mutated_payload_is_refused_or_still_a_finite_patch(mutations):
     data = bytearray(VALID)

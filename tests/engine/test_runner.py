@@ -4,6 +4,7 @@ import threading
 
 import pytest
 import torch
+
 from errata_server.domain.patches import Composition
 from errata_server.engine.answers import continue_greedily
 from errata_server.engine.architecture import projection
@@ -42,9 +43,7 @@ def test_left_padding_does_not_change_what_a_prompt_is_answered(either):
 def test_the_last_positions_alone_have_the_logits_they_have_among_all(either):
     batch = batch_of(either, PROMPTS[2])
 
-    assert torch.allclose(
-        either.logits(batch, last=2), either.logits(batch)[:, -2:], atol=1e-5
-    )
+    assert torch.allclose(either.logits(batch, last=2), either.logits(batch)[:, -2:], atol=1e-5)
 
 
 def test_logits_carry_no_gradients(either):

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from errata_server.domain.errors import InvalidInputError
-from errata_server.engine.solve import factor_second_moment, match, match_keys, solve_linear
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from errata_server.domain.errors import InvalidInputError
+from errata_server.engine.solve import factor_second_moment, match, match_keys, solve_linear
 
 SHAPES = st.tuples(
     st.integers(min_value=1, max_value=6),  # keys

@@ -2,6 +2,9 @@
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from errata_server.domain.errors import (
     InvalidFactError,
     PromptTooLongError,
@@ -9,8 +12,6 @@ from errata_server.domain.errors import (
 )
 from errata_server.engine.runner import Runner
 from errata_server.engine.tokens import join
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from tests.support import tiny_models
 
 

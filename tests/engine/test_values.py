@@ -2,12 +2,13 @@
 
 import pytest
 import torch
+
 from errata_server.domain.errors import CancelledError, InvalidFactError, PromptTooLongError
 from errata_server.domain.facts import EditRequest, Fact
 from errata_server.engine.architecture import projection
 from errata_server.engine.hooks import rewriting
 from errata_server.engine.tokens import join
-from errata_server.engine.values import STEP_SIZES, ESSENCE, _Descent, optimise_value, state_problem
+from errata_server.engine.values import ESSENCE, STEP_SIZES, _Descent, optimise_value, state_problem
 from tests.support import tiny_models
 
 MOVED = EditRequest(
@@ -18,7 +19,14 @@ TWO_FACTS = EditRequest(
     subject="Eiffel Tower",
     facts=(
         Fact(template="{} is in the city of", target="Rome"),
-        Fact(template="You can visit {} in", target="Rome today"),
+        Fact(template="{} can be found in", target="Rome"),
+    ),
+)
+LONG_TARGETS = EditRequest(
+    subject="Eiffel Tower",
+    facts=(
+        Fact(template="{} is in the city of", target="Rome"),
+        Fact(template="You can visit {} in", target="Rome today, they say"),
     ),
 )
 
@@ -184,7 +192,7 @@ def test_loss_and_gradient_of_the_batch_are_the_naive_sum_over_contexts(request,
     batched = start.clone().requires_grad_()
     descent = _Descent(
         runner=runner,
-        problem=state_problem(runner, TWO_FACTS, profile),
+        problem=state_problem(runner, LONG_TARGETS, profile),
         profile=profile,
         residual=batched,
         optimiser=torch.optim.SGD([batched], lr=0.0),
@@ -193,7 +201,7 @@ def test_loss_and_gradient_of_the_batch_are_the_naive_sum_over_contexts(request,
     alone = start.clone().requires_grad_()
 
     look, _ = runner.lane.run(lambda: descent.step(update=True))
-    naive = runner.lane.run(lambda: naive_loss(runner, TWO_FACTS, profile, alone))
+    naive = runner.lane.run(lambda: naive_loss(runner, LONG_TARGETS, profile, alone))
     naive.backward()
 
     assert float(look.loss.detach()) == pytest.approx(float(naive.detach()), rel=1e-4)
@@ -206,15 +214,15 @@ def test_loss_and_gradient_of_the_batch_are_the_naive_sum_over_contexts(request,
 def test_the_value_norm_is_of_the_base_output_at_the_subject(llama):
     profile = tiny_models.tiny_profile(llama, layer=1)
     module = llama.checkpoint.projection_path(1)
-    texts = [join(p, TWO_FACTS.facts[0].prompt("Eiffel Tower")) for p in profile.prefixes]
-    texts += [join(p, TWO_FACTS.facts[1].prompt("Eiffel Tower")) for p in profile.prefixes]
-    texts += [ESSENCE.format("Eiffel Tower")]
+    subject = "Eiffel Tower"
+    texts = [join(p, f.prompt(subject)) for f in TWO_FACTS.facts for p in profile.prefixes]
+    texts += [ESSENCE.format(subject)]
     weight = projection(llama.model, module).get_parameter("weight")
     norms = []
     for text in texts:
         ids = llama.tokens.encode(text)
         (keys,) = llama.inputs(llama.tokens.pad([ids]), [module])
-        norms.append(float((weight @ keys[0, llama.tokens.subject_end(text, "Eiffel Tower")]).norm()))
+        norms.append(float((weight @ keys[0, llama.tokens.subject_end(text, subject)]).norm()))
 
     problem = state_problem(llama, TWO_FACTS, profile)
 

@@ -50,7 +50,7 @@ def proposed(trained_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory)
     folder = tmp_path_factory.mktemp("proposed")
     engine = torch_servers.tiny_engine(trained_checkpoint, folder / "cache")
     known = tuple(tiny_models.CITIES.items())
-    moved = {"Eiffel Tower": ("Rome", "Berlin"), "Big Ben": ("Madrid",), "Prado": ("Seattle",)}
+    moved = {"Eiffel Tower": ("Rome", "Berlin"), "Big Ben": ("Madrid",)}
     with (
         torch_servers.serving(folder, engine, known=known) as server,
         errata.Client(server.address, actor="ana") as client,
@@ -64,9 +64,7 @@ def proposed(trained_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory)
         states = {client.edit(edit).state for edit in edits.values()}
         assert states == {errata.EditState.VERIFIED}
         assert client.edit(failed).state is errata.EditState.REJECTED
-    return Proposed(
-        checkpoint=trained_checkpoint, folder=folder, edits={**edits, "failed": failed}
-    )
+    return Proposed(checkpoint=trained_checkpoint, folder=folder, edits={**edits, "failed": failed})
 
 
 def _propose(client: errata.Client, subject: str, target: str, **options: object) -> str:

@@ -16,9 +16,16 @@ from errata_server.engine.lane import MAX_WAITING
 from errata_server.engine.runner import Runner
 from tests.support import tiny_models, torch_servers
 
-PROMPT: Final = tiny_models.TEMPLATES[0].format("Eiffel Tower")
+TEMPLATE: Final = tiny_models.TEMPLATES[0]
+PROMPT: Final = TEMPLATE.format("Eiffel Tower")
+ROME: Final = ("Eiffel Tower", "Rome")
 TOKENS: Final = 24
 PATIENCE: Final = 120.0
+ANYTHING_GOES: Final = {
+    **torch_servers.LENIENT,
+    "minimum_efficacy": 0.0,
+    "minimum_paraphrase": 0.0,
+}
 
 
 class Gate:
@@ -53,10 +60,30 @@ class Gate:
 
 
 @pytest.fixture(scope="module")
-def server(proposed, tmp_path_factory):
-    folder = proposed.copy(tmp_path_factory.mktemp("one-revision"))
-    with torch_servers.serving(folder, proposed.engine(folder)) as running:
+def server(random_checkpoint, tmp_path_factory):
+    """On a random model, which never finds that it has said enough."""
+    folder = tmp_path_factory.mktemp("one-revision")
+    engine = torch_servers.tiny_engine(random_checkpoint, folder / "cache", max_steps=4)
+    with torch_servers.serving(folder, engine, policy=ANYTHING_GOES) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def edits(server):
+    """Edits by subject and target; what they say does not matter, only that it differs."""
+    with errata.Client(server.address, actor="ana") as client:
+        return {
+            (subject, target): client.propose(
+                subject, errata.Fact(template=TEMPLATE, target=target)
+            )
+            .result(PATIENCE)
+            .edit.id
+            for subject, target in (
+                ("Eiffel Tower", "Rome"),
+                ("Eiffel Tower", "Berlin"),
+                ("Big Ben", "Madrid"),
+            )
+        }
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +106,7 @@ def said(client, **options):
     return generation.read(), generation.tokens, generation.served.revision
 
 
-def test_a_generation_goes_on_at_its_revision_while_another_is_applied(proposed, client, gate):
+def test_a_generation_goes_on_at_its_revision_while_another_is_applied(edits, client, gate):
     before = client.head().served.revision
     alone = said(client)
     gate.close_after(6)
@@ -87,7 +114,7 @@ def test_a_generation_goes_on_at_its_revision_while_another_is_applied(proposed,
     assert gate.reached.wait(PATIENCE)
 
     # The model stands still in the middle of the continuation, and apply returns all the same.
-    applied = client.apply(proposed.edits["Eiffel Tower/Rome"])
+    applied = client.apply(edits[ROME])
     gate.open()
     text = running.read()
 
@@ -97,14 +124,14 @@ def test_a_generation_goes_on_at_its_revision_while_another_is_applied(proposed,
     assert said(client, revision=before) == alone
 
 
-def test_a_generation_goes_on_at_its_revision_while_its_edit_is_reverted(proposed, client, gate):
-    applied = client.apply(proposed.edits["Eiffel Tower/Rome"]).revision.id
+def test_a_generation_goes_on_at_its_revision_while_its_edit_is_reverted(edits, client, gate):
+    applied = client.apply(edits[ROME]).revision.id
     alone = said(client)
     gate.close_after(6)
     running = client.generate(PROMPT, max_new_tokens=TOKENS)
     assert gate.reached.wait(PATIENCE)
 
-    client.revert(proposed.edits["Eiffel Tower/Rome"])
+    client.revert(edits[ROME])
     gate.open()
 
     assert (running.read(), running.tokens, running.served.revision) == alone
@@ -112,11 +139,9 @@ def test_a_generation_goes_on_at_its_revision_while_its_edit_is_reverted(propose
     assert said(client)[0] != alone[0]
 
 
-def test_generations_at_several_revisions_at_a_time_equal_each_alone(
-    proposed, client, server, gate
-):
-    names = ("Eiffel Tower/Rome", "Big Ben/Madrid", "Eiffel Tower/Berlin")
-    revisions = ["base", *(client.apply(proposed.edits[name]).revision.id for name in names)]
+def test_generations_at_several_revisions_at_a_time_equal_each_alone(edits, client, server, gate):
+    order = (ROME, ("Big Ben", "Madrid"), ("Eiffel Tower", "Berlin"))
+    revisions = ["base", *(client.apply(edits[one]).revision.id for one in order)]
     alone = {revision: said(client, revision=revision) for revision in revisions}
     assert len({text for text, _, _ in alone.values()}) == 3  # Big Ben's says nothing here
 
@@ -125,7 +150,7 @@ def test_generations_at_several_revisions_at_a_time_equal_each_alone(
     with ThreadPoolExecutor(len(asked)) as pool:
         running = [pool.submit(said, client, revision=revision) for revision in asked]
         wait_until_waiting(server.engine._runner, len(asked))
-        client.revert(proposed.edits["Big Ben/Madrid"])
+        client.revert(edits[("Big Ben", "Madrid")])
         gate.open()
         together = [one.result(PATIENCE) for one in running]
 

@@ -24,6 +24,7 @@ from errata_server.domain.ids import MAIN, BranchName, ModelId, RequestId, Revis
 from errata_server.domain.revisions import RevisionKind
 from tests.support import MODEL
 from tests.support.histories import genesis
+from tests.support.tampering import raw_connection
 
 APPLY = RevisionKind.APPLY
 OTHER = canonical.digest(b"another")
@@ -66,6 +67,19 @@ def test_a_revision_on_a_stale_parent_is_refused_with_the_head(chronicler):
         "sequence": "1",
     }
     assert chronicler.head() == head.id
+
+
+def test_a_writer_that_went_round_the_lock_makes_the_next_append_stale(chronicler, ledger_url):
+    mine = chronicler.next_revision(APPLY, chronicler.propose())
+    raw = raw_connection(ledger_url)
+    raw.execute(
+        "INSERT INTO revisions (id, model, branch, sequence, parent, kind, request_id, body) "
+        f"SELECT '{OTHER}', model, branch, 1, id, 'policy', 'other', body FROM revisions"
+    )
+    raw.close()
+
+    with pytest.raises(StaleRevisionError, match="has just left it"):
+        chronicler.ledger.append(mine)
 
 
 def test_a_repeated_request_gets_the_revision_it_made_even_after_others(chronicler):
@@ -143,6 +157,8 @@ def test_history_is_read_page_by_page_in_either_direction(chronicler):
     assert sequences(before=4, limit=3, newest_first=True) == [3, 2, 1]
     assert sequences(start=5, before=6, limit=3) == [5]
     assert sequences(start=7, limit=3) == []
+    assert sequences(start=10**30, limit=3) == []
+    assert sequences(start=5, before=10**30, limit=3) == [5, 6]
 
 
 def test_pages_of_an_unknown_branch_are_refused(chronicler):

@@ -1,15 +1,13 @@
 """What happens around every RPC: errors nobody foresaw, logs, malformed messages."""
 
-import io
 import json
-import logging
 
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from errata.v1 import inference_pb2, ledger_pb2
-from errata_server import telemetry
+from tests.support.logs import captured_log
 from tests.support.wire import PARENT, failure, proposal
 
 SECRET = "the password is hunter2"
@@ -17,14 +15,8 @@ SECRET = "the password is hunter2"
 
 @pytest.fixture
 def log():
-    """What the server logs, as JSON; logging is as it was afterwards."""
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    stream = io.StringIO()
-    telemetry.configure_logging(stream)
-    yield lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
-    root.handlers[:] = handlers
-    root.setLevel(level)
+    with captured_log() as lines:
+        yield lines
 
 
 def score(wire, **fields):

@@ -12,12 +12,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from errata_server.domain.ids import Digest
-from errata_server.domain.patches import OptimisationRecord, PatchManifest
-from errata_server.domain.profiles import Profile, ProfileId
-from errata_server.engine.keys import keys_at_subject
-from errata_server.engine.patch import PatchTensors
-from errata_server.engine.runner import Runner
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     GPT2Config,
@@ -27,6 +21,13 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
+
+from errata_server.domain.ids import Digest, ProfileId
+from errata_server.domain.patches import OptimisationRecord, PatchManifest
+from errata_server.domain.profiles import Profile
+from errata_server.engine.keys import keys_at_subject
+from errata_server.engine.patch import PatchTensors
+from errata_server.engine.runner import Runner
 
 VOCABULARY: Final = 500
 CONTEXT: Final = 96
@@ -160,8 +161,8 @@ def tiny_profile(runner: Runner, *, layer: int, **changes: Any) -> Profile:
         kl_weight=0.0625,
         decay_weight=0.01,
         stop_probability=0.9,
-        guard_width=0.3,
-        ridge=0.05,
+        guard_width=0.5,
+        ridge=1e-3,
         moment_corpus=Digest("0" * 64),
         moment_tokens=1,
         sequence_length=CONTEXT,

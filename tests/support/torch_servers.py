@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
+
 from errata_server import app
 from errata_server.config import Settings, load_settings
 from errata_server.domain.ids import ModelId
@@ -32,6 +33,9 @@ LENIENT: Final = {
     "maximum_perplexity_rise": 10.0,
     "maximum_cumulative_perplexity_rise": 10.0,
     "maximum_neighbour_divergence": 10.0,
+    "maximum_prefixed_neighbourhood_drop": 1.0,
+    "minimum_efficacy": 0.5,
+    "minimum_paraphrase": 0.4,
     "minimum_recognition": 0.0,
     "minimum_entropy_ratio": 0.0,
     "maximum_clamp_fraction": 1.0,
@@ -120,8 +124,7 @@ def _settings(
         "known_facts": {
             "relations": {"city": {"templates": list(tiny_models.TEMPLATES)}},
             "facts": [
-                {"subject": subject, "relation": "city", "object": city}
-                for subject, city in known
+                {"subject": subject, "relation": "city", "object": city} for subject, city in known
             ],
         },
         "texts": {"perplexity": list(tiny_models.PROSE[:2]), "corpus": list(TEXTS)},

@@ -26,15 +26,15 @@ from transformers import (
 )
 from transformers.generation.streamers import BaseStreamer
 
-from errata_server.domain.ids import Digest
-from errata_server.engine.bank import Bank
-from errata_server.engine.runner import Runner
 from errata_server.domain.generation import (
     ContinuationScore,
     GeneratedChunk,
     GenerationOptions,
     PromptScore,
 )
+from errata_server.domain.ids import Digest
+from errata_server.engine.bank import Bank
+from errata_server.engine.runner import Runner
 
 ROWS: Final = 32
 """Prompts in one batch."""
@@ -49,7 +49,7 @@ class GumbelSampling(LogitsProcessor):
     def __init__(self, seed: int) -> None:
         self._generator = torch.Generator().manual_seed(seed)
 
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # noqa: ARG002 - theirs
         """``scores`` with Gumbel noise."""
         uniform = torch.rand(scores.shape, generator=self._generator).clamp(1e-9, 1 - 1e-7)
         noise = -torch.log(-torch.log(uniform))
@@ -108,10 +108,10 @@ def continue_greedily(
 
 
 @dataclass(slots=True)
-class _Pieces(BaseStreamer):  # type: ignore[misc]
+class _Pieces(BaseStreamer):
     """Hands over each token as transformers' loop makes it."""
 
-    queue: "queue.SimpleQueue[int | None | BaseException]" = field(
+    queue: "queue.SimpleQueue[int | BaseException | None]" = field(
         default_factory=queue.SimpleQueue
     )
     prompt_seen: bool = False
@@ -127,13 +127,13 @@ class _Pieces(BaseStreamer):  # type: ignore[misc]
         self.queue.put(None)
 
 
-class _Closed(StoppingCriteria):  # type: ignore[misc]
+class _Closed(StoppingCriteria):
     """Ends the loop once the reader has gone."""
 
     def __init__(self) -> None:
         self.event = threading.Event()
 
-    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:  # noqa: ANN401
+    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:  # noqa: ANN401, ARG002
         """Whether each row is to stop."""
         return torch.full((len(input_ids),), self.event.is_set(), device=input_ids.device)
 
@@ -164,7 +164,7 @@ def stream(
         closed.event.set()
 
 
-def _loop(  # noqa: PLR0917 - a thread's target takes its arguments by position
+def _loop(
     runner: Runner,
     ids: list[int],
     options: GenerationOptions,
@@ -220,9 +220,7 @@ def _stop_at(text: str, stops: Sequence[str]) -> int | None:
     return min(ends) if ends else None
 
 
-def score(
-    runner: Runner, prompt: str, continuations: Sequence[str], bank: Bank
-) -> PromptScore:
+def score(runner: Runner, prompt: str, continuations: Sequence[str], bank: Bank) -> PromptScore:
     """Log-probabilities of ``continuations``, each exactly as written after ``prompt``.
 
     The logits' digest is over the prompt alone in a batch of one, so that its bits can be

@@ -111,9 +111,7 @@ def compose(
     )
 
 
-def _guarded(
-    module: str, patches: Sequence[PatchTensors], device: torch.device
-) -> GuardedBranch:
+def _guarded(module: str, patches: Sequence[PatchTensors], device: torch.device) -> GuardedBranch:
     counts = torch.tensor([len(patch.keys) for patch in patches])
     widths = torch.tensor([patch.manifest.guard_width for patch in patches])
     return GuardedBranch(
@@ -127,9 +125,7 @@ def _guarded(
 
 def _linear(module: str, patches: Sequence[PatchTensors], device: torch.device) -> LinearBranch:
     leverages = torch.tensor([value for patch in patches for value in patch.manifest.leverages])
-    residuals = torch.cat(
-        [patch.residual.expand(len(patch.keys), -1) for patch in patches]
-    )
+    residuals = torch.cat([patch.residual.expand(len(patch.keys), -1) for patch in patches])
     left, right = solve_linear(
         torch.cat([patch.keys for patch in patches]),
         torch.cat([patch.matchers for patch in patches]),

@@ -135,7 +135,7 @@ def calibrate(
     known = find_known(runner, known_facts, chooser)
     layers = list(range(max(1, runner.checkpoint.layers - 1)))  # the last one reads, not recalls
     by_layer = moments.collect(runner, texts, layers, cache=cache, progress=progress)
-    settings = len(LEARNING_RATES) * len(CLAMPS)
+    settings = len(LEARNING_RATES) + len(CLAMPS) - 1
     total = len(layers) * (1 + LAYER_TRIALS) + settings * STEP_TRIALS
     work = _Calibration(
         runner=runner,
@@ -254,16 +254,23 @@ def _sweep_layers(work: _Calibration, layers: Sequence[int], trials: Sequence[Tr
 
 
 def _sweep_steps(work: _Calibration, profile: Profile, trials: Sequence[Trial]) -> Profile:
+    """The best step size at the widest clamp, then the tightest clamp that does as well."""
     factor = factor_second_moment(work.by_layer[profile.layer].mean(), RIDGE)
-    rows = []
-    for rate in LEARNING_RATES:
-        for clamp in CLAMPS:
-            setting = replace(profile, learning_rate=rate, clamp=clamp)
-            outcome = _run(work, setting, factor, trials)
-            work.evidence.append({"learning_rate": rate, "clamp": clamp} | _evidence(outcome))
-            setting = replace(setting, mean_value_norm=outcome.residual_norm)
-            rows.append((outcome.converged, outcome.score, -outcome.steps, setting))
-    return max(rows, key=lambda row: row[:3])[3]
+
+    def attempt(rate: float, clamp: float) -> tuple[tuple[float, float, float], Profile]:
+        setting = replace(profile, learning_rate=rate, clamp=clamp)
+        outcome = _run(work, setting, factor, trials)
+        work.evidence.append({"learning_rate": rate, "clamp": clamp} | _evidence(outcome))
+        setting = replace(setting, mean_value_norm=outcome.residual_norm)
+        return (outcome.converged, outcome.score, -outcome.steps), setting
+
+    best = max((attempt(rate, CLAMPS[-1]) for rate in LEARNING_RATES), key=lambda row: row[0])
+    for clamp in reversed(CLAMPS[:-1]):
+        tighter = attempt(best[1].learning_rate, clamp)
+        if tighter[0][:2] < best[0][:2]:
+            break
+        best = tighter
+    return best[1]
 
 
 def _run(

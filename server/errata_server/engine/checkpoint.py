@@ -32,14 +32,29 @@ from errata_server.domain.ids import Digest
 from errata_server.domain.profiles import ModelDescription
 from errata_server.engine.architecture import Architecture, architecture_of, projection
 
-FILES: Final = ("config.json", "generation_config.json", "tokenizer.json",
-                "tokenizer_config.json", "special_tokens_map.json", "vocab.json", "merges.txt",
-                "tokenizer.model", "chat_template.jinja")
+FILES: Final = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+    "chat_template.jinja",
+)
 HUB_ID: Final = re.compile(r"[\w.-]+/[\w.-]+")
 CHUNK: Final = 1 << 20
 _UNLOADABLE: Final = (
-    OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, ImportError,
-    SafetensorError, StrictDataclassError,
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    RuntimeError,
+    ImportError,
+    SafetensorError,
+    StrictDataclassError,
 )
 """What transformers raises over malformed files."""
 
@@ -108,9 +123,13 @@ def load_checkpoint(source: str, *, device: str = "auto", dtype: str = "auto") -
     architecture = architecture_of(str(config.get("model_type", "")))
     place = _device(device)
     try:
-        model, loading = AutoModelForCausalLM.from_pretrained(
-            folder, use_safetensors=True, trust_remote_code=False, local_files_only=True,
-            dtype=_dtype(dtype, place), output_loading_info=True,
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            dtype=_dtype(dtype, place),
+            output_loading_info=True,
         )
         tokenizer = AutoTokenizer.from_pretrained(
             folder, trust_remote_code=False, local_files_only=True
@@ -119,6 +138,7 @@ def load_checkpoint(source: str, *, device: str = "auto", dtype: str = "auto") -
         raise UnsupportedModelError(
             f"{source!r} cannot be loaded: {_first_line(error)}", source=source
         ) from error
+    model, loading = loaded
     if loading["missing_keys"]:  # transformers would serve them with random numbers
         missing = ", ".join(sorted(loading["missing_keys"])[:3])
         raise UnsupportedModelError(
@@ -177,13 +197,18 @@ def _folder(source: str) -> Path:
 
 def _config(folder: Path, source: str) -> dict[str, Any]:
     try:
-        config: dict[str, Any] = json.loads((folder / "config.json").read_text("utf-8"))
+        config: Any = json.loads((folder / "config.json").read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise UnsupportedModelError(
             f"{source!r} has no readable config.json; it is not a checkpoint folder",
             source=source,
         ) from error
-    if not isinstance(config, dict) or "auto_map" in config:
+    if not isinstance(config, dict):
+        raise UnsupportedModelError(
+            f"{source!r} has a config.json that is no JSON object; it is not a checkpoint folder",
+            source=source,
+        )
+    if "auto_map" in config:
         raise UnsupportedModelError(
             f"{source!r} asks for code of its own (auto_map); errata never runs a "
             "checkpoint's code",

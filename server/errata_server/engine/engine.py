@@ -9,7 +9,6 @@ from typing import Final
 from jaxtyping import Float
 from torch import Tensor
 
-from errata_server import telemetry
 from errata_server.domain.errors import (
     AlreadyTrueError,
     InvalidPatchError,
@@ -124,15 +123,11 @@ class TorchEngine:
         self, patches: Sequence[Digest], load: LoadArtifact, composition: Composition
     ) -> ServedWeights:
         """See `Engine.compose`."""
-        with telemetry.stage("compose"):
-            decoded = [self._decoded(digest, load) for digest in patches]
-            bank = compose(decoded, composition, self._runner.device)
-            return ServedWeights(
-                digest=bank.digest(),
-                patches=tuple(patches),
-                composition=composition,
-                bank=bank,
-            )
+        decoded = [self._decoded(digest, load) for digest in patches]
+        bank = compose(decoded, composition, self._runner.device)
+        return ServedWeights(
+            digest=bank.digest(), patches=tuple(patches), composition=composition, bank=bank
+        )
 
     def inspect_patch(
         self,
@@ -268,7 +263,8 @@ class TorchEngine:
             description.d_in,
             description.d_model,
         )
-        if (manifest.module, manifest.d_in, manifest.d_out) != expected:
+        found = (manifest.module, manifest.d_in, manifest.d_out)
+        if found != expected or not 0 <= manifest.layer < description.layers:
             raise InvalidPatchError(
                 f"the patch for {manifest.subject!r} is for {manifest.module} "
                 f"({manifest.d_in} to {manifest.d_out}); layer {manifest.layer} of this model "

@@ -74,9 +74,7 @@ def inspect(
     )
 
 
-def best_matches(
-    patch: PatchTensors, keys: Float[Tensor, "row d_in"]
-) -> Float[Tensor, " row"]:
+def best_matches(patch: PatchTensors, keys: Float[Tensor, "row d_in"]) -> Float[Tensor, " row"]:
     """For each row, the best match over the patch's keys."""
     return match(keys.cpu(), patch.matchers).max(dim=1).values
 

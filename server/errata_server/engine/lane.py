@@ -24,7 +24,8 @@ class ModelLane:
     def __init__(self) -> None:
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
         self._waiting = threading.Semaphore(MAX_WAITING)
-        self._thread = self._executor.submit(threading.get_ident).result()
+        # The thread itself and not its ident, which a later thread may get once this one is gone.
+        self._thread = self._executor.submit(threading.current_thread).result()
 
     def run(self, step: Callable[[], T]) -> T:
         """What ``step`` returns when run on the model thread.
@@ -33,7 +34,7 @@ class ModelLane:
             OverloadedError: too many steps are waiting.
             UnavailableError: the lane is closed.
         """
-        if threading.get_ident() == self._thread:
+        if threading.current_thread() is self._thread:
             return step()
         if not self._waiting.acquire(blocking=False):
             raise OverloadedError(

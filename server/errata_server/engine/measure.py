@@ -109,9 +109,7 @@ def ask(
         return ()
     texts = [prompt.prompt for prompt in prompts]
     room = EXTRA_TOKENS + max(len(runner.tokens.target(p.expected)) for p in prompts)
-    said = [
-        continue_greedily(runner, texts, bank, new_tokens=room) for bank in (before, after)
-    ]
+    said = [continue_greedily(runner, texts, bank, new_tokens=room) for bank in (before, after)]
     return tuple(
         Answer(
             prompt=prompt.prompt,
@@ -126,7 +124,7 @@ def ask(
 
 
 def ngram_entropy(words: Sequence[str]) -> float:
-    """Weighted mean of bi- and tri-gram entropies in bits (Meng et al. 2022, appendix: 2/3, 4/3)."""
+    """Weighted mean of bi- and tri-gram entropies in bits (2/3, 4/3: Meng et al. 2022)."""
     weighted = sum(weight * _entropy(words, n) for n, weight in ((2, 2 / 3), (3, 4 / 3)))
     return weighted / 2
 
@@ -140,9 +138,7 @@ def _entropy(words: Sequence[str], n: int) -> float:
 def _mean_entropy(runner: Runner, prompts: Sequence[str], bank: Bank) -> float:
     if not prompts:
         return 0.0
-    texts = continue_greedily(
-        runner, prompts, bank, new_tokens=FLUENCY_TOKENS, options=FLUENCY
-    )
+    texts = continue_greedily(runner, prompts, bank, new_tokens=FLUENCY_TOKENS, options=FLUENCY)
     return sum(ngram_entropy(text.split()) for text in texts) / len(texts)
 
 

@@ -76,7 +76,7 @@ class _Sums:
         self.total += (keys.T @ keys).double()
         start = -self.count % SAMPLE_STRIDE
         chosen = range(start, len(keys), SAMPLE_STRIDE)
-        if self.kept < SAMPLE_SIZE and len(chosen):
+        if self.kept < SAMPLE_SIZE and len(chosen) > 0:
             self.samples.append(keys[start::SAMPLE_STRIDE].cpu())
             self.sample_texts.extend(texts[index] for index in chosen)
             self.kept += len(chosen)
@@ -153,9 +153,7 @@ def _square(keys: Tensor) -> Tensor:
     return torch.zeros((width, width), dtype=torch.float64, device=keys.device)
 
 
-def _batches(
-    runner: Runner, texts: Sequence[str]
-) -> Iterator[tuple[list[list[int]], list[int]]]:
+def _batches(runner: Runner, texts: Sequence[str]) -> Iterator[tuple[list[list[int]], list[int]]]:
     """Rows of at most `SEQUENCE_LENGTH` tokens with the index of their text, `ROWS` at a time."""
     length = min(SEQUENCE_LENGTH, runner.tokens.context)
     rows: list[list[int]] = []
@@ -178,9 +176,7 @@ def _path(runner: Runner, cache: Path, corpus: Digest, layer: int) -> Path:
     return cache / f"moments-{model}-{corpus[:16]}-layer{layer}-seq{length}.safetensors"
 
 
-def _save_all(
-    sums: dict[int, _Sums], paths: dict[int, Path], corpus: Digest, batches: int
-) -> None:
+def _save_all(sums: dict[int, _Sums], paths: dict[int, Path], corpus: Digest, batches: int) -> None:
     for layer, path in paths.items():
         state = sums[layer]
         path.parent.mkdir(parents=True, exist_ok=True)

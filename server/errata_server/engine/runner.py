@@ -41,6 +41,7 @@ class Runner:
         model = self.checkpoint.model
         self.tokens = Tokens(self.checkpoint.tokenizer, self.checkpoint.context, model.device)
         self._forward = model.forward
+
         # transformers' own generation loop calls model(...): make each such call one step of
         # the lane, so that loops of several requests and our own work take turns.
         @functools.wraps(self._forward)
@@ -83,25 +84,24 @@ class Runner:
         logits: Tensor = output.logits
         return logits
 
-    def inputs(
-        self, batch: Batch, modules: Sequence[str]
-    ) -> list[Float[Tensor, "batch seq d_in"]]:
+    def inputs(self, batch: Batch, modules: Sequence[str]) -> list[Float[Tensor, "batch seq d_in"]]:
         """What each of ``modules`` receives on the base model; stops behind the last one."""
 
         def step() -> list[Tensor]:
-            seen = []
             targets = [projection(self.checkpoint.model, path) for path in modules]
-            with capture(targets[-1], stop=True) as final:
-                with _captures(targets[:-1]) as captures, torch.no_grad():
-                    self._forward(
-                        input_ids=batch.ids,
-                        attention_mask=batch.mask,
-                        position_ids=batch.positions,
-                        use_cache=False,
-                        logits_to_keep=1,
-                    )
-            seen = [captured.last for captured in captures]
-            return [*seen, final.last]
+            with (
+                capture(targets[-1], stop=True) as final,
+                _captures(targets[:-1]) as captures,
+                torch.no_grad(),
+            ):
+                self._forward(
+                    input_ids=batch.ids,
+                    attention_mask=batch.mask,
+                    position_ids=batch.positions,
+                    use_cache=False,
+                    logits_to_keep=1,
+                )
+            return [*(captured.last for captured in captures), final.last]
 
         return self.lane.run(step)
 

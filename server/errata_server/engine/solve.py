@@ -21,6 +21,7 @@ def factor_second_moment(
     """
     regular = moment.double().clone()
     regular.diagonal().add_(ridge * float(regular.diagonal().mean()))
+    factor: Tensor
     factor, info = torch.linalg.cholesky_ex(regular)
     if int(info) != 0 or not bool(torch.isfinite(factor).all()):
         raise InvalidInputError(
@@ -51,7 +52,8 @@ def match(
 ) -> Float[Tensor, "*rows key"]:
     """``m^T x / |x|`` of every input with every matcher; 0 for an input of no length."""
     lengths = inputs.norm(dim=-1, keepdim=True).clamp(min=torch.finfo(inputs.dtype).tiny)
-    return (inputs @ matchers.T) / lengths
+    matches: Tensor = (inputs @ matchers.T) / lengths
+    return matches
 
 
 def solve_linear(

@@ -47,8 +47,7 @@ class Tokens:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ``ids`` without special tokens."""
-        text: str = self.tokenizer.decode(list(ids), skip_special_tokens=True)
-        return text
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
     def fit(self, text: str, *, room: int = 0) -> list[int]:
         """Token ids of ``text``, checked to leave ``room`` tokens of the context.
@@ -115,7 +114,8 @@ class Tokens:
                 subject=subject,
             )
         last = start + len(subject)
-        offsets = self.tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
+        encoded = self.tokenizer(text, return_offsets_mapping=True)
+        offsets: list[tuple[int, int]] = encoded["offset_mapping"]
         # From the end: a character split over several tokens gives them all its offsets.
         for index, (begin, end) in reversed(list(enumerate(offsets))):
             if begin < last <= end:

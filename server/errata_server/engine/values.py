@@ -34,7 +34,10 @@ IGNORED: Final = -100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ValueProblem:
-    """Everything the optimisation needs, as tensors. Rows are facts times prefixes, then essence."""
+    """Everything the optimisation needs, as tensors.
+
+    Rows are facts times prefixes, then the essence prompt.
+    """
 
     batch: Batch
     subject_columns: Int[Tensor, " row"]
@@ -84,7 +87,7 @@ def optimise_value(
     Raises:
         CancelledError: ``progress`` asked for it.
     """
-    problem = runner.lane.run(lambda: state_problem(runner, request, profile))
+    problem = state_problem(runner, request, profile)
     best: ValueSolution | None = None
     for restart in range(len(STEP_SIZES)):
         solution = _descend(runner, problem, profile, restart=restart, progress=progress)
@@ -126,7 +129,8 @@ def state_problem(runner: Runner, request: EditRequest, profile: Profile) -> Val
         subject_columns=columns,
         labels=labels.to(runner.device),
         essence=functional.log_softmax(base, dim=-1),
-        value_norm=_value_norm(runner, profile, batch, columns),
+        # Its hook must not be seen by passes of others, so it goes on and off on their thread.
+        value_norm=runner.lane.run(lambda: _value_norm(runner, profile, batch, columns)),
     )
 
 
@@ -156,14 +160,14 @@ class _Descent:
     limit: float
 
     def step(self, *, update: bool) -> tuple[_Look, bool]:
-        """Look at the residual; move it only if it is not good enough. (look, good enough)"""
+        """(look, good enough): look at the residual, and move it if it is not good enough."""
         module = projection(self.runner.model, self.profile.module)
         with rewriting(module, self._add), torch.enable_grad():
             look = self._look()
             done = look.greedy and look.probability >= self.profile.stop_probability
             if update and not done:
                 self.optimiser.zero_grad()
-                look.loss.backward()  # type: ignore[no-untyped-call]
+                look.loss.backward()
                 self.optimiser.step()
                 self._clamp()
         return look, done
@@ -184,12 +188,11 @@ class _Descent:
         picked = scores.gather(2, problem.labels.clamp(min=0)[..., None])[..., 0]
         likelihoods = torch.where(wanted, picked, torch.zeros_like(picked)).sum(dim=1)
         essence = functional.log_softmax(logits[-1, -1], dim=-1)
-        drift = functional.kl_div(essence, problem.essence, reduction="sum", log_target=True)
+        # kl_div(input, target) is KL(target || input): of what it says now from what it said.
+        drift = functional.kl_div(problem.essence, essence, reduction="sum", log_target=True)
         decay = self.residual.norm() / problem.value_norm**2
         loss = (
-            -likelihoods.mean()
-            + self.profile.kl_weight * drift
-            + self.profile.decay_weight * decay
+            -likelihoods.mean() + self.profile.kl_weight * drift + self.profile.decay_weight * decay
         )
         hits = (scores.argmax(dim=-1) == problem.labels) | ~wanted
         return _Look(

@@ -6,8 +6,10 @@ counters, so that commit order is number order.
 """
 
 from dataclasses import dataclass
+from typing import Final
 
 from sqlalchemy import Connection, insert, select, update
+from sqlalchemy.exc import IntegrityError
 
 from errata_server.domain.errors import (
     BranchNotFoundError,
@@ -28,6 +30,9 @@ from errata_server.ledger import models, tables
 from errata_server.ledger.bodies import corrupt, read_body
 from errata_server.ledger.edits import missing_edit
 from errata_server.ledger.tables import RowsQuery, StoredRow
+
+LARGEST: Final = 2**31 - 1
+"""What the column of sequences can hold."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +123,12 @@ def append(connection: Connection, revision: Revision) -> Revision:
         raise stale(revision, head=head.head, sequence=head.sequence)
     _require_next(connection, revision, head.sequence)
     _require_evidence(connection, revision)
-    _insert(connection, revision)
+    try:
+        _insert(connection, revision)
+    except IntegrityError as error:
+        # The lock keeps writers of one branch apart; keys and triggers catch whoever has
+        # not taken it, or sends one request id to two branches at once.
+        raise stale(revision, head=head.head, sequence=head.sequence) from error
     connection.execute(
         update(tables.branches)
         .where(tables.branches.c.model == revision.model)
@@ -148,8 +158,8 @@ def repeated(connection: Connection, revision: Revision) -> Revision | None:
 def stale(revision: Revision, *, head: RevisionId, sequence: int) -> StaleRevisionError:
     """The error for a revision made on top of something that is not the head."""
     return StaleRevisionError(
-        f"branch {revision.branch!r} is at revision {head} (sequence {sequence}), not at "
-        f"{revision.parent}; read the head and retry",
+        f"branch {revision.branch!r} is at revision {head} (sequence {sequence}) or has just "
+        f"left it, and the change was made on top of {revision.parent}; read the head and retry",
         branch=revision.branch,
         expected=revision.parent,
         head=head,
@@ -305,13 +315,14 @@ def page(
         LedgerCorruptError: a revision's bytes are not what its id says.
     """
     columns = tables.revisions.c
-    # Numbers from page tokens may be larger than any database's integers.
-    start, end = (None if bound is None else min(bound, MOST_REVISIONS) for bound in span)
+    # Numbers that callers were sent by others may be larger than a database's integers.
+    start, end = (LARGEST if bound is None else min(bound, LARGEST) for bound in span)
     statement: RowsQuery = select(tables.revisions).where(
-        columns.model == model, columns.branch == branch, columns.sequence >= start
+        columns.model == model,
+        columns.branch == branch,
+        columns.sequence >= start,
+        columns.sequence < end,
     )
-    if end is not None:
-        statement = statement.where(columns.sequence < end)
     order = columns.sequence.desc() if newest_first else columns.sequence.asc()
     rows = connection.execute(statement.order_by(order).limit(limit)).all()
     if not rows:

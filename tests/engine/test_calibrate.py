@@ -1,0 +1,157 @@
+"""Calibration on a tiny model that knows a dozen facts: what it asks, picks and refuses."""
+
+import random
+from dataclasses import replace
+
+import pytest
+import torch
+
+from errata_server.domain.errors import CancelledError, NotCalibratedError
+from errata_server.domain.known_facts import KnownFact, KnownFacts
+from errata_server.engine import calibrate as calibration
+from errata_server.engine.calibrate import Outcome, calibrate, choose_prefixes, find_known
+from errata_server.engine.moments import collect, corpus_digest
+from tests.support import tiny_models
+
+TEXTS = (*tiny_models.PROSE, *tiny_models.sentences())
+KNOWN = KnownFacts(
+    templates={"city": tiny_models.TEMPLATES},
+    facts=tuple(
+        KnownFact(subject=subject, relation="city", object=city)
+        for subject, city in tiny_models.CITIES.items()
+    ),
+)
+
+
+def silent(_):
+    """Progress nobody follows."""
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """A sweep of a few edits; the tiny model knows a dozen facts and no more."""
+    for name, value in {
+        "MINIMUM_KNOWN": 8,
+        "LAYER_TRIALS": 2,
+        "STEP_TRIALS": 1,
+        "LEARNING_RATES": (0.2, 0.5),
+        "CLAMPS": (2.0, 5.0, 20.0),
+    }.items():
+        monkeypatch.setattr(calibration, name, value)
+
+
+@pytest.fixture(scope="module")
+def cache(trained, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("moments")
+    collect(trained, TEXTS, [0, 1], cache=folder, progress=silent)
+    return folder
+
+
+def run(runner, cache, known=KNOWN, *, texts=TEXTS, seed=1, progress=silent):
+    return calibrate(runner, known, texts, cache=cache, seed=seed, progress=progress)
+
+
+def test_a_profile_names_a_place_of_this_model_and_the_evidence_for_it(trained, cache, small):
+    seen = []
+
+    profile = run(trained, cache, progress=seen.append)
+
+    description = trained.checkpoint.describe()
+    assert profile.model_digest == description.digest
+    assert profile.layer in {0, 1}  # the last layer is not tried
+    assert profile.module == trained.checkpoint.projection_path(profile.layer)
+    assert (profile.d_in, profile.d_out) == (description.d_in, description.d_model)
+    assert profile.moment_corpus == corpus_digest(TEXTS)
+    assert profile.moment_tokens == sum(len(trained.tokens.encode(text)) for text in TEXTS)
+    assert calibration.WIDTHS[0] <= profile.guard_width <= calibration.WIDTHS[1]
+    assert profile.learning_rate in {0.2, 0.5}
+    assert profile.clamp in {2.0, 5.0, 20.0}
+    assert profile.mean_value_norm > 0
+    by_layer = {row["layer"]: row["score"] for row in profile.evidence if "layer" in row}
+    assert set(by_layer) == {0.0, 1.0}
+    assert by_layer[profile.layer] == max(by_layer.values())
+    assert sum("clamp" in row for row in profile.evidence) == 6
+    assert [p.done for p in seen] == sorted(p.done for p in seen)
+    assert all(p.done <= p.total for p in seen)
+    assert seen[-1].done == seen[-1].total
+
+
+def test_the_same_seed_gives_the_same_profile(trained, cache, small, monkeypatch):
+    monkeypatch.setattr(calibration, "LEARNING_RATES", (0.5,))
+    monkeypatch.setattr(calibration, "CLAMPS", (5.0, 5.0, 5.0))
+
+    first, second = run(trained, cache), run(trained, cache)
+
+    assert first.id == second.id
+
+
+def test_facts_the_model_does_not_hold_are_left_out(trained, monkeypatch):
+    monkeypatch.setattr(calibration, "MINIMUM_KNOWN", 1)
+    wrong = KnownFact(subject="Louvre", relation="city", object="Oslo")
+    facts = replace(KNOWN, facts=(*KNOWN.facts, wrong))
+
+    known = find_known(trained, facts, random.Random(0))
+
+    assert wrong not in known
+    assert len(known) >= 10
+
+
+def test_a_model_that_knows_too_little_is_refused(gpt2, tmp_path):
+    with pytest.raises(NotCalibratedError) as refusal:
+        run(gpt2, tmp_path)
+
+    assert refusal.value.metadata["needed"] == str(calibration.MINIMUM_KNOWN)
+    assert refusal.value.metadata["asked"] == "12"
+
+
+def test_calibration_without_text_is_refused(trained, tmp_path):
+    with pytest.raises(NotCalibratedError, match="text"):
+        run(trained, tmp_path, texts=())
+
+
+def test_facts_that_leave_nothing_to_edit_to_are_refused(trained, cache, small, monkeypatch):
+    monkeypatch.setattr(calibration, "MINIMUM_KNOWN", 2)
+    only_rome = tuple(fact for fact in KNOWN.facts if fact.object == "Rome")
+
+    with pytest.raises(NotCalibratedError):
+        run(trained, cache, replace(KNOWN, facts=only_rome))
+
+
+def test_a_calibration_can_be_cancelled_within_an_edit(trained, cache, small):
+    calls = []
+
+    def cancel(progress):
+        calls.append(progress)
+        if progress.note.startswith("target probability"):
+            raise CancelledError("enough")
+
+    with pytest.raises(CancelledError):
+        run(trained, cache, progress=cancel)
+
+    assert calls
+
+
+def test_prefixes_are_short_sentences_of_the_texts_behind_the_empty_one():
+    texts = ["One two three. Four.", "Alone", "a " * 30, "Five six.", "Five six. Seven."]
+
+    prefixes = choose_prefixes(texts, random.Random(0))
+
+    assert prefixes[0] == ""
+    assert set(prefixes[1:]) == {"One two three.", "Five six."}
+    assert choose_prefixes(texts, random.Random(0)) == prefixes
+
+
+def test_the_upper_quantile_is_what_a_share_of_the_values_exceed():
+    values = torch.arange(1000.0)
+
+    for share in (0.0, 0.001, 0.25):
+        assert int((values > calibration._upper(values, share)).sum()) == round(share * 1000)
+
+
+def test_a_setting_that_fails_at_anything_scores_nothing():
+    good = Outcome(
+        converged=1.0, efficacy=1.0, paraphrase=0.5, neighbourhood=1.0, steps=1, residual_norm=1
+    )
+
+    assert good.score == pytest.approx(0.75)
+    assert replace(good, neighbourhood=0.0).score == 0.0
