@@ -67,16 +67,17 @@ serve: migrate ## Serve a model; ARGS="--model PATH --listen HOST:PORT" and the 
 	$(BIN)/errata-server serve $(ARGS)
 
 .PHONY: bench-efficacy
-bench-efficacy: setup ## Measure how well edits work on the bundled model
-	$(BIN)/python -m benchmarks.efficacy
+bench-efficacy: setup ## Measure how well edits work; ARGS="--edits 300 --regime live"
+	$(BIN)/python -m benchmarks.efficacy $(ARGS)
 
-.PHONY: bench-speed
-bench-speed: setup ## Measure apply, revert and serving times
-	$(BIN)/python -m benchmarks.speed
+.PHONY: bench-reliability
+bench-reliability: setup ## Kill a server at random instants and count what is lost
+	$(BIN)/python -m benchmarks.reliability $(ARGS)
 
 .PHONY: train
-train: setup ## Train the bundled model again (hours on a CPU)
-	$(BIN)/python -m tools.train
+train: setup ## Train the bundled model again, into build/model (an hour on two cores)
+	$(BIN)/python -m tools.train --output build/model --seed 11 --steps 6780 --weight-decay 0.02 $(ARGS)
+	$(BIN)/python -m tools.evaluate --model build/model --traced 150
 
 .PHONY: dist
 dist: setup ## Build the wheel and the source distribution into dist/

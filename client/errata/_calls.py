@@ -100,11 +100,12 @@ class Call(Generic[Reply, Result]):
         """What is sent.
 
         Raises:
-            InvalidInputError: a value has no form on the wire, such as half a surrogate pair.
+            InvalidInputError: a value has no form on the wire, such as half a surrogate pair, or a
+                number where text belongs.
         """
         try:
             return self.build(scope)
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             raise InvalidInputError(
                 f"a value of the request is not text or number as it can be sent: {error}; "
                 "correct it"
@@ -247,6 +248,11 @@ def _listed(edits: EditReference | Iterable[EditReference]) -> tuple[EditReferen
     return (edits,) if isinstance(edits, str | types.Edit) else tuple(edits)
 
 
+def _texts(given: str | Iterable[str]) -> tuple[str, ...]:
+    """The texts of ``given``; one text is not taken for its letters."""
+    return (given,) if isinstance(given, str) else tuple(given)
+
+
 def get_edit(edit: EditReference) -> Call[edits_pb2.GetEditResponse, types.Edit]:
     """Read an edit."""
     return Call(
@@ -375,7 +381,7 @@ def generate(
     prompt: str, **options: Unpack[GenerateOptions]
 ) -> Call[inference_pb2.GenerateResponse, types.Chunk]:
     """Stream a continuation."""
-    stop = tuple(options.get("stop", ()))
+    stop = _texts(options.get("stop", ()))
     return Call(
         method=f"/{_INFERENCE}/Generate",
         reply=inference_pb2.GenerateResponse,
@@ -398,7 +404,7 @@ def score(
     prompt: str, continuations: Iterable[str], **options: Unpack[ReadOptions]
 ) -> Call[inference_pb2.ScoreResponse, types.PromptScore]:
     """Read the log-probabilities of continuations."""
-    listed = tuple(continuations)
+    listed = _texts(continuations)
     return Call(
         method=f"/{_INFERENCE}/Score",
         reply=inference_pb2.ScoreResponse,
@@ -455,7 +461,7 @@ def collect_moments(
     texts: Iterable[str], **options: Unpack[MutationOptions]
 ) -> Call[operations_pb2.Operation, OperationStatus[int]]:
     """Start to accumulate the second moment of keys."""
-    listed = tuple(texts)
+    listed = _texts(texts)
     return Call(
         method=f"/{_MODELS}/CollectMoments",
         reply=operations_pb2.Operation,

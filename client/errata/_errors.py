@@ -176,7 +176,7 @@ class NotAppliedError(PreconditionError):
 
 
 class NoEffectError(PreconditionError):
-    """The value optimisation found nothing that makes the model say the target."""
+    """The edit would change nothing: the model prefers the target everywhere already."""
 
     reason = "NO_EFFECT"
 

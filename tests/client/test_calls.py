@@ -142,3 +142,14 @@ def test_the_head_is_meant_where_no_revision_is_given():
 def test_a_validation_computes_nothing():
     assert sent(_calls.validate("Louvre", FACT)).validate_only
     assert not sent(_calls.propose("Louvre", FACT)).validate_only
+
+
+def test_one_text_is_not_taken_for_its_letters():
+    assert sent(_calls.generate("Louvre is in", stop="Paris")).stop == ["Paris"]
+    assert sent(_calls.score("Louvre is in", " Paris")).continuations == [" Paris"]
+    assert sent(_calls.collect_moments("some prose")).texts == ["some prose"]
+
+
+def test_a_value_of_another_type_is_refused_as_one_of_ours():
+    with pytest.raises(errata.InvalidInputError, match="text or number"):
+        _calls.generate("Louvre is in", temperature="hot").request(SCOPE)  # type: ignore[arg-type]

@@ -104,10 +104,11 @@ def test_nobody_answering_says_where_and_what_to_do():
 
 def test_a_slow_answer_is_a_deadline_error(server):
     server.engine.step_seconds = 0.2
-    with errata.Client(server.address, timeout=0.5, model="scripted") as hasty:
-        generation = hasty.generate("Louvre is in the city of")
-        with pytest.raises(errata.DeadlineError, match="--timeout"):
-            generation.read()
+    with (
+        errata.Client(server.address, timeout=0.5, model="scripted") as hasty,
+        pytest.raises(errata.DeadlineError, match="--timeout"),
+    ):
+        hasty.generate("Louvre is in the city of").read()
 
 
 def test_a_fault_of_the_server_is_opaque_and_internal(server, client):

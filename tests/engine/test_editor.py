@@ -1,8 +1,11 @@
 """From a request to a patch that recognises its subject and answers its facts."""
 
+import dataclasses
+
 import pytest
 import torch
 
+from errata_server.domain.errors import NoEffectError
 from errata_server.domain.facts import EditRequest, Fact
 from errata_server.engine import editor
 from errata_server.engine.editor import compute_patch, subject_keys
@@ -91,3 +94,13 @@ def test_a_patch_matches_its_own_key_with_1_and_says_how_it_was_found(trained, p
     assert record.converged
     assert record.residual_norm == pytest.approx(float(patch.residual.norm()))
     assert {t.dtype for t in (patch.keys, patch.matchers, patch.residual)} == {torch.float32}
+
+
+def test_an_edit_that_would_change_nothing_is_an_error(trained, profile, factor):
+    known = EditRequest(
+        subject="Trevi Fountain", facts=(Fact(template="{} can be found in", target="Rome"),)
+    )
+    easy = dataclasses.replace(profile, stop_probability=0.0, prefixes=("",))
+
+    with pytest.raises(NoEffectError, match="change nothing"):
+        compute_patch(trained, known, easy, factor, progress=silent)

@@ -28,7 +28,7 @@ def generate(
     temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 0.0,
     top_k: Annotated[int, typer.Option(min=0, help="0 keeps every token.")] = 0,
     seed: Annotated[int, typer.Option(min=0, help="Of sampling.")] = 0,
-    stop: Annotated[list[str] | None, typer.Option(help="Stop before this text.")] = None,
+    stop: Annotated[list[str] | None, typer.Option(help="Stop behind this text.")] = None,
 ) -> None:
     """Continue a prompt."""
     generation = session.client.generate(

@@ -22,7 +22,7 @@
     │   ├── VerificationFailedError  propose again, or override with a reason
     │   ├── AlreadyAppliedError
     │   ├── NotAppliedError
-    │   ├── NoEffectError            the optimisation found nothing that works
+    │   ├── NoEffectError            the edit would change nothing
     │   ├── NotCalibratedError       calibrate the model first
     │   ├── ModelMismatchError       this ledger belongs to another checkpoint
     │   └── SchemaMismatchError      migrate the ledger
@@ -165,7 +165,7 @@ class NotAppliedError(PreconditionError):
 
 
 class NoEffectError(PreconditionError):
-    """The value optimisation found nothing that makes the model say the target."""
+    """The edit would change nothing: its residual is zero."""
 
     reason = "NO_EFFECT"
 

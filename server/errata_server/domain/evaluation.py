@@ -37,7 +37,7 @@ class Evidence:
 
     def recognises(self, match: float) -> bool:
         """Whether the guard fires at this match."""
-        return abs(match - 1) < self.manifest.guard_width
+        return match > 1 - self.manifest.guard_width
 
 
 def evaluate(

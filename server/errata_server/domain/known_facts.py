@@ -99,7 +99,8 @@ class KnownFacts:
         except (KeyError, TypeError, AttributeError) as error:
             raise InvalidInputError(
                 f"the known-facts file is malformed at {error}; it needs "
-                '{"relations": {id: {"templates": [...]}}, "facts": [{"subject", "relation", "object"}]}',
+                '{"relations": {id: {"templates": [...]}}, '
+                '"facts": [{"subject", "relation", "object"}]}',
                 field="known_facts",
             ) from error
 

@@ -54,7 +54,7 @@ class PatchManifest:
     d_out: int
     subject: str
     keys: int
-    """Number of keys that share the one value: 1, or 2 with the unprefixed key."""
+    """Number of keys that share the one value: the average, and contexts it would miss."""
 
     leverages: tuple[float, ...]
     """``k^T C^-1 k`` of each key, so that linear composition can scale the matchers back."""

@@ -23,7 +23,7 @@ from errata_server.domain.operations import Progress, ReportProgress
 from errata_server.domain.patches import Composition
 from errata_server.domain.profiles import Profile
 from errata_server.engine import moments
-from errata_server.engine.bank import Bank, compose
+from errata_server.engine.bank import compose
 from errata_server.engine.editor import compute_patch, subject_keys
 from errata_server.engine.keys import keys_at_subject
 from errata_server.engine.measure import ask
@@ -37,7 +37,7 @@ ASKED: Final = 300
 PREFIXES: Final = 8
 PREFIX_WORDS: Final = 12
 GUARD_SUBJECTS: Final = 40
-LAYER_TRIALS: Final = 6
+LAYER_TRIALS: Final = 10
 STEP_TRIALS: Final = 8
 NEIGHBOURS: Final = 4
 RIDGE: Final = 1e-3
@@ -47,8 +47,14 @@ FIRING_RATE: Final = 5e-5
 OTHER_SUBJECT_RATE: Final = 1e-3
 """Share of other subjects' keys a guard may fire on."""
 
+RECOGNITION: Final = 0.995
+"""Share of a subject's mentions a guard is to know."""
+
+RECOGNITION_SHARE: Final = 0.9
+"""A layer is tried only if its guards know this much of what the best layer's know."""
+
 WIDTHS: Final = (0.2, 0.9)
-LEARNING_RATES: Final = (0.05, 0.15, 0.5)
+LEARNING_RATES: Final = (0.15, 0.5, 1.5)
 CLAMPS: Final = (4.0, 12.0, 30.0)
 
 
@@ -99,10 +105,15 @@ class _Stages:
     total: int
     done: int = 0
 
+    def skip(self, stages: int) -> None:
+        self.done += stages
+
     def finish(self, note: str) -> None:
         self.done += 1
         self.progress(
-            Progress(stage="calibrate", done=min(self.done, self.total), total=self.total, note=note)
+            Progress(
+                stage="calibrate", done=min(self.done, self.total), total=self.total, note=note
+            )
         )
 
 
@@ -153,9 +164,7 @@ def calibrate(
     return replace(profile, evidence=tuple(work.evidence))
 
 
-def find_known(
-    runner: Runner, known_facts: KnownFacts, chooser: random.Random
-) -> list[KnownFact]:
+def find_known(runner: Runner, known_facts: KnownFacts, chooser: random.Random) -> list[KnownFact]:
     """Facts the base model answers right, asked in up to three phrasings each.
 
     Raises:
@@ -196,10 +205,10 @@ def choose_prefixes(texts: Sequence[str], chooser: random.Random) -> tuple[str, 
 def guard_width(
     work: _Calibration, profile: Profile, factor: Float[Tensor, "d_in d_in"]
 ) -> tuple[float, float]:
-    """(width, recognition): the widest guard that stays off ordinary keys and other subjects.
+    """(width, recognition): wide enough to know its subject, never so wide that it leaks.
 
-    Recognition is the share of a subject's mentions, in all its relation's phrasings, that
-    the guard of that width knows.
+    The narrowest guard that knows `RECOGNITION` of a subject's mentions in all its relation's
+    phrasings, but no wider than keeps off ordinary keys and other subjects.
     """
     subjects = work.known[:GUARD_SUBJECTS]
     moment = work.by_layer[profile.layer]
@@ -220,7 +229,9 @@ def guard_width(
         rest = torch.cat([bare[:index], bare[index + 1 :]])
         others.append(match(rest.cpu(), matchers).max(dim=1).values)
     threshold = max(
-        _upper(torch.cat(foreign), FIRING_RATE), _upper(torch.cat(others), OTHER_SUBJECT_RATE)
+        _upper(torch.cat(own), RECOGNITION),
+        _upper(torch.cat(foreign), FIRING_RATE),
+        _upper(torch.cat(others), OTHER_SUBJECT_RATE),
     )
     width = min(max(1 - threshold, WIDTHS[0]), WIDTHS[1])
     recognised = torch.cat(own) > 1 - width
@@ -234,20 +245,31 @@ def _upper(values: Tensor, share: float) -> float:
 
 
 def _sweep_layers(work: _Calibration, layers: Sequence[int], trials: Sequence[Trial]) -> Profile:
-    best: tuple[float, Profile] | None = None
+    """The layer whose edits work best, of those whose guards know their subjects."""
+    guarded = []
     for layer in layers:
         factor = factor_second_moment(work.by_layer[layer].mean(), RIDGE)
         profile = _first_profile(work, layer)
         width, recognition = guard_width(work, profile, factor)
-        profile = replace(profile, guard_width=width)
+        guarded.append((recognition, replace(profile, guard_width=width), factor))
         work.stages.finish(f"layer {layer}: guard width {width:.2f}")
-        outcome = _run(work, profile, factor, trials)
-        work.evidence.append(
-            {"layer": float(layer), "guard_width": width, "recognition": recognition}
-            | _evidence(outcome)
-        )
-        if best is None or outcome.score > best[0]:
-            best = (outcome.score, profile)
+    enough = RECOGNITION_SHARE * max(recognition for recognition, _, _ in guarded)
+    best: tuple[float, Profile] | None = None
+    for recognition, profile, factor in guarded:
+        row = {
+            "layer": float(profile.layer),
+            "guard_width": profile.guard_width,
+            "recognition": recognition,
+        }
+        if recognition >= enough:
+            outcome = _run(work, profile, factor, trials)
+            row |= _evidence(outcome)
+            # A guard that misses its subject is a paraphrase that fails outside the trials.
+            score = outcome.score * recognition
+            best = max(best or (0.0, profile), (score, profile), key=lambda pair: pair[0])
+        else:
+            work.stages.skip(len(trials))
+        work.evidence.append(row)
     if best is None or best[0] == 0.0:
         raise NotCalibratedError("no layer of this model takes an edit; nothing was calibrated")
     return best[1]
@@ -343,6 +365,11 @@ def _trials(work: _Calibration, count: int, chooser: random.Random) -> list[Tria
             trials.append(trial)
         if len(trials) == count:
             break
+    if not trials:
+        raise NotCalibratedError(
+            "no known fact can be edited to another object of its relation; give a known-facts "
+            "file whose relations have several objects each"
+        )
     return trials
 
 

@@ -4,16 +4,24 @@ Everything is computed against the base model, so a patch does not depend on whi
 are live.
 """
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from errata_server import telemetry
+from errata_server.domain.errors import NoEffectError
 from errata_server.domain.facts import EditRequest
 from errata_server.domain.operations import ReportProgress
 from errata_server.domain.patches import OptimisationRecord, PatchManifest
 from errata_server.domain.profiles import Profile
-from errata_server.engine.keys import MINIMUM_AGREEMENT, prefixed_keys
+from errata_server.engine.keys import (
+    MAXIMUM_KEYS,
+    MINIMUM_AGREEMENT,
+    keys_at_subject,
+    prefixed_keys,
+)
 from errata_server.engine.patch import PatchTensors
 from errata_server.engine.runner import Runner
 from errata_server.engine.solve import match, match_keys
@@ -36,13 +44,23 @@ def compute_patch(
     Raises:
         PromptTooLongError: a prompt with its prefix and target does not fit the context.
         InvalidFactError: a target has no tokens.
+        NoEffectError: the residual found is zero.
         CancelledError: ``progress`` asked for it.
     """
     with telemetry.stage("keys"):
-        keys, agreement = subject_keys(runner, request.subject, profile, factor)
+        prompts = [fact.prompt(request.subject) for fact in request.facts]
+        keys, agreement = subject_keys(
+            runner, request.subject, profile, factor, prompts=prompts
+        )
         matchers, leverages = match_keys(keys, factor)
     with telemetry.stage("values"):
         solution = optimise_value(runner, request, profile, progress=progress)
+    if not bool(solution.residual.any()):
+        raise NoEffectError(
+            f"the base model prefers every target about {request.subject!r} in every context "
+            "already; this edit would change nothing",
+            subject=request.subject,
+        )
     manifest = PatchManifest(
         model_digest=runner.checkpoint.digest,
         profile=profile.id,
@@ -65,22 +83,45 @@ def compute_patch(
 
 
 def subject_keys(
-    runner: Runner, subject: str, profile: Profile, factor: Float[Tensor, "d_in d_in"]
+    runner: Runner,
+    subject: str,
+    profile: Profile,
+    factor: Float[Tensor, "d_in d_in"],
+    *,
+    prompts: Sequence[str] = (),
 ) -> tuple[Float[Tensor, "key d_in"], float]:
-    """(keys, rho_u): the averaged key; with the unprefixed one beside it where that is apart.
+    """(keys, rho_u): the averaged key, and more of the same value where it falls short.
 
-    The average is over every context, the bare one included. Where it would miss the bare
+    The average is over every prefix, the bare subject included. Where it would miss the bare
     subject (often another tokenisation: no space before it), mixing the two serves neither,
-    so the prefixed average and the unprefixed key become two keys of the one value.
+    so the prefixed average and the unprefixed key become two keys. The subject's key in one
+    of ``prompts`` that still goes unrecognised becomes a key too, `MAXIMUM_KEYS` in all.
     """
     prefixed, bare = prefixed_keys(runner, profile.module, subject, profile.prefixes)
     prefixed, bare = prefixed.cpu(), bare.cpu()
     averaged = torch.cat([prefixed, bare[None]]).mean(dim=0)
     matchers, _ = match_keys(averaged[None], factor)
     agreement = float(match(bare[None].double(), matchers))
-    if agreement >= MINIMUM_AGREEMENT:
-        return averaged[None], agreement
-    return torch.stack([prefixed.mean(dim=0), bare]), agreement
+    covered = agreement >= MINIMUM_AGREEMENT
+    keys = averaged[None] if covered else torch.stack([prefixed.mean(dim=0), bare])
+    if prompts:
+        asked = keys_at_subject(runner, profile.module, prompts, subject).cpu()
+        keys = _widened(keys, asked, factor)
+    return keys, agreement
+
+
+def _widened(
+    keys: Float[Tensor, "key d_in"],
+    asked: Float[Tensor, "prompt d_in"],
+    factor: Float[Tensor, "d_in d_in"],
+) -> Float[Tensor, "more d_in"]:
+    """``keys`` and, worst first, those of ``asked`` that they do not recognise."""
+    while len(keys) < MAXIMUM_KEYS:
+        matches = match(asked.double(), match_keys(keys, factor)[0]).max(dim=1).values
+        if float(matches.min()) >= MINIMUM_AGREEMENT:
+            break
+        keys = torch.cat([keys, asked[int(matches.argmin())][None]])
+    return keys
 
 
 def _record(solution: ValueSolution, agreement: float) -> OptimisationRecord:

@@ -9,13 +9,13 @@ from typing import Final
 from jaxtyping import Float
 from torch import Tensor
 
+from errata_server.domain.answers import begins_with
 from errata_server.domain.errors import (
     AlreadyTrueError,
     InvalidPatchError,
     ModelMismatchError,
     NotCalibratedError,
 )
-from errata_server.domain.answers import begins_with
 from errata_server.domain.facts import EditRequest
 from errata_server.domain.generation import GeneratedChunk, GenerationOptions, PromptScore
 from errata_server.domain.ids import Digest, EditId
@@ -138,11 +138,12 @@ class TorchEngine:
         neighbours: Sequence[str],
     ) -> PatchInspection:
         """See `Engine.inspect_patch`."""
-        profile = self._calibrated()
+        decoded = self._decoded(patch, load)
         return inspection.inspect(
             self._runner,
-            self._decoded(patch, load),
-            moment=self._moment(profile.layer, _silent),
+            decoded,
+            # The patch's own layer: the profile may have been calibrated again since.
+            moment=self._moment(decoded.manifest.layer, _silent),
             moment_texts=self._texts,
             live=[(edit, self._decoded(digest, load)) for edit, digest in live],
             neighbours=neighbours,
@@ -176,17 +177,17 @@ class TorchEngine:
 
     def collect_moments(self, texts: Sequence[str], *, progress: ReportProgress) -> int:
         """See `Engine.collect_moments`."""
-        if texts:
-            self._texts = tuple(texts)
         layers = [self._profile.layer] if self._profile else range(self._runner.checkpoint.layers)
         collected = moments.collect(
-            self._runner, self._texts, list(layers), cache=self._cache, progress=progress
+            self._runner,
+            tuple(texts) or self._texts,
+            list(layers),
+            cache=self._cache,
+            progress=progress,
         )
         return next(iter(collected.values())).count
 
-    def calibrate(
-        self, known_facts: KnownFacts, *, seed: int, progress: ReportProgress
-    ) -> Profile:
+    def calibrate(self, known_facts: KnownFacts, *, seed: int, progress: ReportProgress) -> Profile:
         """See `Engine.calibrate`."""
         profile = calibrate(
             self._runner,

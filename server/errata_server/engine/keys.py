@@ -22,6 +22,10 @@ prompt that begins with the subject has exactly the unprefixed key.
 """
 
 
+MAXIMUM_KEYS: Final = 4
+"""Keys one edit may have: each is one more row for every served token."""
+
+
 def keys_at_subject(
     runner: Runner, module: str, texts: Sequence[str], subject: str
 ) -> Float[Tensor, "text d_in"]:
