@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Annotated, Final
 
 import typer
-from benchmarks.document import Document
 from rich.console import Console
 from rich.progress import track
 
 import errata
 import errata.testing
+from benchmarks.document import Document
 
 SUBJECTS: Final = (
     ("Eiffel Tower", "The {} is in the city of", "Rome"),
@@ -65,7 +65,7 @@ class Worker(threading.Thread):
         super().__init__(name="worker")
         self._address = address
         self._edits = edits
-        self._chooser = random.Random(seed)  # noqa: S311 - a seeded choice, not a secret
+        self._chooser = random.Random(seed)
         self.acknowledged: list[Attempt] = []
         self.in_flight: Attempt | None = None
 
@@ -155,8 +155,9 @@ def settles(client: errata.Client, attempt: Attempt) -> bool:
 def play(ledger: str, rounds: int, seed: int) -> Tally:
     """All rounds, and a last start to check the last kill."""
     edits = propose_edits(ledger)
-    chooser = random.Random(seed)  # noqa: S311 - a seeded choice, not a secret
-    tally, workers = Tally(), []
+    chooser = random.Random(seed)
+    tally = Tally()
+    workers: list[Worker] = []
     for number in track(range(rounds + 1), "rounds", console=Console(stderr=True)):
         start = time.perf_counter()
         with (

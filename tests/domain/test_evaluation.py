@@ -152,11 +152,21 @@ def test_a_value_at_the_clamp_is_warned_about_if_it_works_and_failed_if_not(conv
 
 
 def test_a_guard_deaf_to_its_own_subject_fails():
-    matches = (("a", 1.0), ("b", 0.5), ("c", 1.6), ("d", 0.71))
+    matches = (("a", 1.0), ("b", 0.5), ("c", 0.6), ("d", 0.71))
 
     check = checked(CheckKind.RECOGNITION, inspection=replace(INSPECTION, own_matches=matches))
 
     assert (check.verdict, check.measured) == (Verdict.FAILED, 0.5)
+
+
+def test_no_match_is_too_good_for_the_guard():
+    """As `GuardedBranch.rewrite` has it: what fires there is reported here (ADR 0014)."""
+    seen = replace(
+        INSPECTION, own_matches=(("a", 1.6),), neighbour_matches=(("Louvre is in", 1.6),)
+    )
+
+    assert checked(CheckKind.RECOGNITION, inspection=seen).verdict is Verdict.PASSED
+    assert checked(CheckKind.SELECTIVITY, inspection=seen).verdict is Verdict.WARNED
 
 
 def test_the_linear_composition_has_no_guard_to_check():

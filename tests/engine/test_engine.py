@@ -295,9 +295,34 @@ def test_collecting_moments_counts_the_tokens_of_the_texts(engine, trained):
     texts = tiny_models.PROSE[:2]
 
     counted = engine.collect_moments(texts, progress=silent)
-    engine.collect_moments(TEXTS, progress=silent)
 
     assert counted == sum(len(trained.tokens.encode(text)) for text in texts)
+
+
+def test_collecting_moments_over_other_texts_leaves_later_edits_as_they_were(
+    trained, tmp_path, patches
+):
+    engine = TorchEngine(trained, cache=tmp_path, texts=TEXTS)
+    engine.use_profile(tiny_models.tiny_profile(trained, layer=0))
+
+    engine.collect_moments(["a", "b", "c"], progress=silent)
+
+    again = engine.compute_patch(moved("Prado", "Seattle"), progress=silent)
+    assert again.digest == patches["Prado"].digest
+
+
+def test_an_edit_of_an_earlier_profile_is_inspected_at_its_own_layer(
+    trained, tmp_path, patches, artifacts
+):
+    engine = TorchEngine(trained, cache=tmp_path, texts=TEXTS)
+
+    def inspected(layer):
+        engine.use_profile(tiny_models.tiny_profile(trained, layer=layer))
+        engine.inspect_patch(patches["Prado"].digest, artifacts.__getitem__, live=[], neighbours=[])
+        return sorted(path.name.split("-")[3] for path in tmp_path.iterdir())
+
+    assert inspected(0) == ["layer0"]
+    assert inspected(1) == ["layer0"]
 
 
 def test_a_closed_engine_is_unavailable(trained_folder, tmp_path):

@@ -91,6 +91,17 @@ def test_the_base_models_inputs_are_captured_up_to_the_last_module(either):
     assert torch.equal(either.logits(batch), before)
 
 
+def test_capturing_runs_on_the_model_thread_too(gpt2):
+    block = gpt2.model.get_submodule("transformer.h.0")
+    seen = []
+    handle = block.register_forward_hook(lambda *_: seen.append(threading.get_ident()))
+
+    gpt2.inputs(batch_of(gpt2, "Rome"), [gpt2.checkpoint.projection_path(1)])
+    handle.remove()
+
+    assert seen == [gpt2.lane.run(threading.get_ident)]
+
+
 def test_one_module_and_many_modules_capture_the_same(either):
     modules = [either.checkpoint.projection_path(layer) for layer in (0, 1)]
     batch = batch_of(either, PROMPTS[1])

@@ -3,12 +3,14 @@
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
 import errata
+from errata_server.engine.engine import TorchEngine
 from tests.support import tiny_models, torch_servers
+from tests.support.situations import codes, elsewhere, situation  # noqa: F401 - fixtures
 
 TEMPLATE: Final = tiny_models.TEMPLATES[0]
 NO_PARAPHRASE: Final = errata.CheckPrompt(prompt="It rained all", expected="Rome")
@@ -27,7 +29,7 @@ class Proposed:
         """The folder, copied into ``to``."""
         return Path(shutil.copytree(self.folder, to / "server"))
 
-    def engine(self, folder: Path, **profile: object) -> torch_servers.TorchEngine:
+    def engine(self, folder: Path, **profile: Any) -> TorchEngine:
         """The engine of a server in ``folder``."""
         return torch_servers.tiny_engine(self.checkpoint, folder / "cache", **profile)
 
@@ -67,6 +69,6 @@ def proposed(trained_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory)
     return Proposed(checkpoint=trained_checkpoint, folder=folder, edits={**edits, "failed": failed})
 
 
-def _propose(client: errata.Client, subject: str, target: str, **options: object) -> str:
+def _propose(client: errata.Client, subject: str, target: str, **options: Any) -> str:
     fact = errata.Fact(template=TEMPLATE, target=target)
     return client.propose(subject, fact, **options).result(120).edit.id

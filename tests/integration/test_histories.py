@@ -4,7 +4,8 @@ Random histories of proposing, applying, reverting and restarting run over the r
 a real SQLite ledger and the real engine on a tiny random GPT-2. After every step what is
 served is held against a replay from nothing: a plain Python list of what is applied, its
 newest edit of each subject, decoded and composed again, run on a second copy of the
-checkpoint that no server has ever touched.
+checkpoint that no server has ever touched. (What a set of edits gives there is computed once
+and kept: it must be the same however, and however often, a history comes to that set.)
 
 A default run takes some 2,000 steps; ``ERRATA_HISTORIES=10000`` takes that many.
 """
@@ -51,6 +52,7 @@ from tests.support import tiny_models, torch_servers
 
 STEPS_A_HISTORY: Final = 40
 STEPS: Final = int(os.environ.get("ERRATA_HISTORIES", "2000"))
+PROPOSES_EVERY: Final = 5
 PATIENCE: Final = 120.0
 TEMPLATE: Final = tiny_models.TEMPLATES[0]
 
@@ -91,6 +93,16 @@ def active(applied: tuple[Applied, ...]) -> list[Applied]:
     return sorted(newest.values(), key=lambda one: one.edit)
 
 
+@dataclass(frozen=True)
+class Replay:
+    """What the untouched copy makes of a set of edits."""
+
+    digest: str
+    logits: torch.Tensor
+    scored: dict[str, str]
+    """Prompt to the digest of its logits."""
+
+
 @dataclass
 class Untouched:
     """A copy of the checkpoint that only ever answers what is asked here."""
@@ -101,18 +113,21 @@ class Untouched:
         rows = [self.runner.tokens.fit(prompt) for prompt in PROMPTS]
         self.batch = self.runner.tokens.pad(rows)
         self.digest = self.runner.checkpoint.digest
-        self.base = self.logits(Bank())
+        self.base = self.runner.logits(self.batch, Bank())
+        self._replays: dict[tuple[str, ...], Replay] = {}
 
-    def replay(self, applied: tuple[Applied, ...]) -> Bank:
+    def replay(self, applied: tuple[Applied, ...]) -> "Replay":
         """The active edits composed from their bytes alone."""
-        patches = [decode(one.payload, model=self.digest) for one in active(applied)]
-        return compose(patches, Composition.GUARDED, self.runner.device)
-
-    def logits(self, bank: Bank) -> torch.Tensor:
-        return self.runner.logits(self.batch, bank)
-
-    def logits_digest(self, prompt: str, bank: Bank) -> str:
-        return answers.score(self.runner, prompt, [], bank).logits_digest
+        key = tuple(one.digest for one in active(applied))
+        if key not in self._replays:
+            patches = [decode(one.payload, model=self.digest) for one in active(applied)]
+            bank = compose(patches, Composition.GUARDED, self.runner.device)
+            self._replays[key] = Replay(
+                digest=bank.digest(),
+                logits=self.runner.logits(self.batch, bank),
+                scored={p: answers.score(self.runner, p, [], bank).logits_digest for p in PROMPTS},
+            )
+        return self._replays[key]
 
     def active_set_digest(self, applied: tuple[Applied, ...]) -> str:
         value = {
@@ -205,11 +220,14 @@ class Histories(RuleBasedStateMachine):
         self.applied: tuple[Applied, ...] = ()
         self.past = [self.applied]
         self.asked = 0
+        self.changes = 0
+        self.may_propose = int(self.folder.name.rpartition("-")[2]) % PROPOSES_EVERY == 0
 
     @rule(subject=st.sampled_from(SUBJECTS), city=st.sampled_from(CITIES))
-    @precondition(lambda self: len(self.edits) == len(PROPOSED) and len(self.past) > 8)
+    @precondition(lambda self: self.may_propose and len(self.past) > 4)
     def propose(self, subject, city):
-        """Once a history, late: computing an edit takes the longest by far."""
+        """Once in some histories: computing an edit takes the longest by far."""
+        self.may_propose = False
         self.edits.append(self.server.propose(subject, city))
 
     @rule(data=st.data())
@@ -246,7 +264,9 @@ class Histories(RuleBasedStateMachine):
             self._refused(PreconditionError, lambda: self._revert([], to_revision=str(sequence)))
 
     @rule()
+    @precondition(lambda self: self.changes > 2)
     def restart(self):
+        self.changes = 0
         self.server.close()
         self.server = Server(self.workshop, self.folder)
 
@@ -294,7 +314,7 @@ class Histories(RuleBasedStateMachine):
 
     def _apply(self, chosen):
         edits = [one.edit for one in chosen]
-        return self.server.services.changes.apply(edits, MAIN, call())
+        return self.server.services.changes.apply(edits, MAIN, call(), override="a test")
 
     def _revert(self, chosen, **options):
         edits = [one.edit for one in chosen]
@@ -302,6 +322,7 @@ class Histories(RuleBasedStateMachine):
 
     def _committed(self, applied):
         self.applied = applied
+        self.changes += 1
         self.past.append(applied)
 
     def _refused(self, error: type[ErrataError], attempt):
@@ -311,9 +332,9 @@ class Histories(RuleBasedStateMachine):
     def _same_bits(self, pinned, applied):
         untouched = self.workshop.untouched
         replayed = untouched.replay(applied)
-        assert pinned.weights.digest == pinned.revision.weights_digest == replayed.digest()
+        assert pinned.weights.digest == pinned.revision.weights_digest == replayed.digest
         served = self.workshop.served.logits(untouched.batch, pinned.weights.bank)
-        assert torch.equal(served, untouched.logits(replayed))
+        assert torch.equal(served, replayed.logits)
         assert torch.equal(served, untouched.base) == (not applied)
 
     def _same_score(self):
@@ -321,9 +342,7 @@ class Histories(RuleBasedStateMachine):
         prompt = PROMPTS[self.asked % len(PROMPTS)]
         self.asked += 1
         _, score = self.server.services.inference.score(prompt, [])
-        untouched = self.workshop.untouched
-        expected = untouched.logits_digest(prompt, untouched.replay(self.applied))
-        assert score.logits_digest == expected
+        assert score.logits_digest == self.workshop.untouched.replay(self.applied).scored[prompt]
 
 
 def _by_edit(one: Applied) -> EditId:
@@ -338,7 +357,7 @@ def test_every_edit_of_the_histories_changes_what_is_served(workshop):
     edits = [server.known(edit.id) for edit in stored]
     untouched = workshop.untouched
 
-    made = [untouched.logits(untouched.replay((edit,))) for edit in edits]
+    made = [untouched.replay((edit,)).logits for edit in edits]
 
     server.close()
     assert len(made) == len(PROPOSED)
@@ -350,7 +369,7 @@ def test_every_edit_of_the_histories_changes_what_is_served(workshop):
 @pytest.mark.slow
 def test_any_history_serves_the_bits_of_a_fresh_replay_of_its_active_edits(workshop):
     run_state_machine_as_test(
-        lambda: Histories(workshop),
+        lambda: Histories(workshop),  # type: ignore[arg-type] # hypothesis calls it, no more
         settings=settings(
             max_examples=max(1, STEPS // STEPS_A_HISTORY),
             stateful_step_count=STEPS_A_HISTORY,

@@ -91,7 +91,7 @@ def test_a_correction_from_the_proposal_to_the_audit(run):
         "propose", "--subject", SUBJECT, "--prompt", TEMPLATE, "--target", "Rome",
         "--reason", "it was moved", "--ticket", "T-1",
     )  # fmt: skip
-    assert proposed.code == 0, proposed.document
+    assert proposed.code == 0, failed_checks(proposed.document["report"])
     edit, report = proposed.document["edit"]["id"], proposed.document["report"]
     assert report["passed"]
     assert run.logits(PROMPT) == logits  # a proposal serves nothing
@@ -151,7 +151,7 @@ def test_the_demo_tells_a_story_that_holds():
     ran = CommandLine()("demo")
 
     document = ran.document
-    assert ran.code == 0, document["claims"]
+    assert ran.code == 0, (document["claims"], failed_checks(document["report"]))
     assert document["before"]["fact"]["answer"].startswith("Paris")
     assert document["after"]["fact"]["answer"].startswith("Rome")
     assert document["reverted"]["heard"]["fact"]["answer"].startswith("Paris")
@@ -161,3 +161,8 @@ def test_the_demo_tells_a_story_that_holds():
     assert document["report"]["passed"] is True
     assert document["audit"]["findings"] == []
     assert document["after"]["neighbours"] == document["before"]["neighbours"]
+
+
+def failed_checks(report: dict[str, Any]) -> list[str]:
+    """What each failed check says."""
+    return [check["explanation"] for check in report["checks"] if check["verdict"] == "failed"]

@@ -1,4 +1,5 @@
 import threading
+import time
 
 import pytest
 
@@ -11,10 +12,13 @@ from errata_server.domain.errors import (
     OverloadedError,
     PreconditionError,
     RequestIdReusedError,
+    SchemaMismatchError,
     UnavailableError,
 )
 from errata_server.domain.ids import Digest, ModelId, OperationId, RequestId
 from errata_server.domain.operations import OperationKind, OperationState, Progress
+from errata_server.ledger.ledger import Ledger
+from errata_server.service import operations as operations_module
 from errata_server.service.operations import MAX_WAITING, Operations
 from tests.support import MODEL, NOON
 from tests.support.services import PATIENCE, open_services
@@ -265,3 +269,19 @@ def test_nothing_runs_that_the_ledger_did_not_record(services):
     unknown.close(grace=PATIENCE)
 
     assert work.runs == 0
+
+
+def test_an_operation_ends_for_those_who_wait_though_the_ledger_is_damaged(services, monkeypatch):
+    def damaged(self, operation):
+        raise SchemaMismatchError("no such table")
+
+    monkeypatch.setattr(Ledger, "finish_operation", damaged)
+    monkeypatch.setattr(operations_module, "RECORD_DELAYS", ())
+    started = submit(services.operations, done)
+
+    ended = services.operations.wait(started.id, PATIENCE)
+    begun = time.monotonic()
+    services.operations.close(grace=PATIENCE)
+
+    assert ended.state is OperationState.SUCCEEDED
+    assert time.monotonic() - begun < PATIENCE / 2

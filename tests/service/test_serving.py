@@ -8,7 +8,9 @@ from errata_server.domain.edits import AppliedSet
 from errata_server.domain.errors import (
     InvalidInputError,
     LedgerCorruptError,
+    ModelNotFoundError,
     RevisionNotFoundError,
+    SchemaMismatchError,
     UnavailableError,
 )
 from errata_server.domain.patches import Composition
@@ -162,6 +164,26 @@ def test_a_follower_catches_up_by_itself(services, other):
     thread.join(PATIENCE)
     assert caught_up
     assert services.answer(NEEDLE) == "Paris"
+
+
+def test_a_follower_outlives_whatever_is_wrong_with_the_database(services, monkeypatch):
+    stop, again = threading.Event(), threading.Event()
+    failures = iter([SchemaMismatchError("no such table"), ModelNotFoundError("no row")])
+
+    def refresh():
+        for failure in failures:
+            raise failure
+        again.set()
+
+    monkeypatch.setattr(services.serving, "refresh", refresh)
+    thread = threading.Thread(
+        target=services.serving.follow, args=(stop,), kwargs={"interval": 0.01}
+    )
+    thread.start()
+
+    assert again.wait(PATIENCE)
+    stop.set()
+    thread.join(PATIENCE)
 
 
 def test_a_reader_that_names_a_sequence_gets_it_or_a_later_one(services, other):

@@ -49,9 +49,7 @@ def compute_patch(
     """
     with telemetry.stage("keys"):
         prompts = [fact.prompt(request.subject) for fact in request.facts]
-        keys, agreement = subject_keys(
-            runner, request.subject, profile, factor, prompts=prompts
-        )
+        keys, agreement = subject_keys(runner, request.subject, profile, factor, prompts=prompts)
         matchers, leverages = match_keys(keys, factor)
     with telemetry.stage("values"):
         solution = optimise_value(runner, request, profile, progress=progress)

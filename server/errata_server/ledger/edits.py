@@ -166,7 +166,7 @@ def require_edit(connection: Connection, edit: EditId) -> ModelId:
 def missing_edit(edit: EditId) -> EditNotFoundError:
     """The error for an edit the ledger does not hold."""
     return EditNotFoundError(
-        f"the ledger has no edit {edit!r}; `errata log` lists what it has", edit=edit
+        f"the ledger has no edit {edit!r}; `errata list` shows those it has", edit=edit
     )
 
 

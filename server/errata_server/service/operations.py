@@ -22,7 +22,6 @@ from errata_server.domain.errors import (
     CancelledError,
     ErrataError,
     InvalidInputError,
-    LedgerUnavailableError,
     OperationNotFoundError,
     OverloadedError,
     PreconditionError,
@@ -288,13 +287,13 @@ class Operations:
         for delay in (*RECORD_DELAYS, None):
             try:
                 self._ledger.finish_operation(operation)
-            except LedgerUnavailableError as error:
-                _LOG.warning("an operation's end was not recorded", reason=error.reason)
-                if delay is not None:
-                    time.sleep(delay)
             except PreconditionError as error:  # another server's start declared it interrupted
                 _LOG.warning("an operation had been ended elsewhere", reason=error.reason)
                 return True
+            except ErrataError as error:  # away, or damaged: nobody else hears of it here
+                _LOG.warning("an operation's end was not recorded", reason=error.reason)
+                if delay is not None:
+                    time.sleep(delay)
             else:
                 return True
         return False

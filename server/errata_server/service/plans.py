@@ -293,7 +293,7 @@ def _after_edit_sentence(
 
 def _chance(request: EditRequest) -> random.Random:
     """A generator seeded by what the edit is about, so that a plan can be made again."""
-    return random.Random(canonical.digest(request.subject.encode()))  # noqa: S311  # not a secret
+    return random.Random(canonical.digest(request.subject.encode()))
 
 
 def _count(texts: Sequence[str], noun: str) -> str:

@@ -49,7 +49,7 @@ class Engine(Protocol):
         Raises:
             NotCalibratedError: there is no profile.
             SubjectNotFoundError: the tokens of the subject cannot be told apart.
-            InvalidFactError: a target has no tokens, or holds an under-trained one.
+            InvalidFactError: a target has no tokens, or holds a special one.
             PromptTooLongError: a prompt with its prefixes does not fit the context.
             AlreadyTrueError: the base model gives every target already.
         """
@@ -59,6 +59,7 @@ class Engine(Protocol):
         """Compute keys and value of an edit against the base model.
 
         Raises:
+            NoEffectError: the edit would change nothing.
             CancelledError: ``progress`` asked for it.
             (and everything `validate` raises)
         """
@@ -122,9 +123,10 @@ class Engine(Protocol):
         ...
 
     def collect_moments(self, texts: Sequence[str], *, progress: ReportProgress) -> int:
-        """Accumulate the second moment over ``texts`` at the profile's layer (every layer
-        where there is no profile); the number of tokens seen in all. Resumes where an
-        earlier call over the same texts was cut off.
+        """Accumulate the second moment over ``texts``; the number of tokens seen in all.
+
+        At the profile's layer, or at every layer where there is no profile. Resumes where
+        an earlier call over the same texts was cut off.
         """
         ...
 
@@ -137,8 +139,9 @@ class Engine(Protocol):
         ...
 
     def base_digest(self) -> Digest:
-        """The checkpoint's digest taken again from the tensors in memory: `describe`'s digest
-        exactly if no base weight has changed since loading.
+        """The checkpoint's digest, taken again from the tensors in memory.
+
+        It is `describe`'s digest exactly if no base weight has changed since loading.
         """
         ...
 

@@ -13,6 +13,7 @@ import structlog
 from errata_server import telemetry
 from errata_server.domain.edits import AppliedSet
 from errata_server.domain.errors import (
+    ErrataError,
     InvalidInputError,
     LedgerCorruptError,
     UnavailableError,
@@ -104,12 +105,13 @@ class Serving:
     def follow(self, stop: threading.Event, *, interval: float = 1.0) -> None:
         """Catch up again and again until ``stop``; run it on a thread of its own.
 
-        An absent database is logged and tried again: what is served stays served.
+        Whatever is wrong with the database is logged and tried again: what is served stays
+        served, and the thread outlives it.
         """
         while not stop.wait(interval):
             try:
                 self.refresh()
-            except (UnavailableError, LedgerCorruptError) as error:
+            except ErrataError as error:
                 _LOG.warning("not following the ledger", reason=error.reason)
 
     def at(self, reference: str, min_sequence: int = 0) -> Pinned:

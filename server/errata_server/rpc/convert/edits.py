@@ -12,6 +12,9 @@ from errata_server.domain.patches import PatchManifest
 from errata_server.rpc.convert import names, values
 from errata_server.service.views import EditView
 
+MOST_EDITS: Final = 10_000
+"""Edits one request may apply or revert."""
+
 MOST_PROMPTS: Final = 200
 """Paraphrases or neighbours one request may bring."""
 
@@ -64,9 +67,16 @@ def edit_ids(given: Sequence[str], model: ModelId) -> tuple[EditId, ...]:
     """The edits of ``models/*/edits/*``, all of ``model``.
 
     Raises:
-        InvalidInputError: a name is malformed, belongs to another model or stands twice.
+        InvalidInputError: there are too many, or a name is malformed, belongs to another
+            model or stands twice.
     """
-    found: list[EditId] = []
+    if len(given) > MOST_EDITS:
+        raise InvalidInputError(
+            f"names has {len(given)} edits; at most {MOST_EDITS} are changed at once",
+            field="names",
+            limit=MOST_EDITS,
+        )
+    found: dict[EditId, None] = {}
     for place, name in enumerate(given):
         field = f"names[{place}]"
         owner, edit = names.edit_id(name, field)
@@ -78,7 +88,7 @@ def edit_ids(given: Sequence[str], model: ModelId) -> tuple[EditId, ...]:
             )
         if edit in found:
             raise InvalidInputError(f"{field} names edit {edit} again", field=field, edit=edit)
-        found.append(edit)
+        found[edit] = None
     return tuple(found)
 
 
