@@ -116,7 +116,7 @@ def propose_edits(ledger: str) -> list[str]:
         for subject, template, target in SUBJECTS:
             fact = errata.Fact(template=template, target=target)
             proposal = client.propose(subject, fact).result()
-            names.append(proposal.edit.name)
+            names.append(proposal.edit.id)
             if not proposal.report.passed:
                 client.apply(proposal.edit.name, override_reason="reliability benchmark")
                 client.revert(proposal.edit.name)
@@ -147,7 +147,10 @@ def check(client: errata.Client, workers: list[Worker], tally: Tally, edits: lis
 
 def settles(client: errata.Client, attempt: Attempt) -> bool:
     """Whether asking again twice gives one and the same revision, present once."""
-    first, second = ask(client, attempt), ask(client, attempt)
+    try:
+        first, second = ask(client, attempt), ask(client, attempt)
+    except errata.ErrataError:
+        return False
     found = [r for r in client.revisions(page_size=1000) if r.request_id == attempt.request_id]
     return len(found) == 1 and first.revision.name == second.revision.name == found[0].name
 

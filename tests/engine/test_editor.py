@@ -9,9 +9,9 @@ from errata_server.domain.errors import NoEffectError
 from errata_server.domain.facts import EditRequest, Fact
 from errata_server.engine import editor
 from errata_server.engine.editor import compute_patch, subject_keys
-from errata_server.engine.keys import prefixed_keys
+from errata_server.engine.keys import keys_at_subject, prefixed_keys
 from errata_server.engine.moments import collect
-from errata_server.engine.solve import factor_second_moment, match
+from errata_server.engine.solve import factor_second_moment, match, match_keys
 from tests.support import tiny_models
 
 TEXTS = (*tiny_models.PROSE, *tiny_models.sentences())
@@ -77,6 +77,36 @@ def test_the_bare_key_becomes_one_of_its_own_where_the_average_would_miss_it(
 
     prefixed, bare, _ = contexts(trained, profile, "Prado")
     assert torch.equal(keys, torch.stack([prefixed.mean(dim=0), bare]))
+
+
+def recognised(keys, factor, asked):
+    return match(asked.double(), match_keys(keys, factor)[0]).max(dim=1).values
+
+
+def test_a_prompt_the_keys_would_miss_brings_a_key_of_its_own(
+    trained, profile, factor, monkeypatch
+):
+    prompts = [template.format("Prado") for template in tiny_models.TEMPLATES]
+    asked = keys_at_subject(trained, profile.module, prompts, "Prado")
+    few, _ = subject_keys(trained, "Prado", profile, factor)
+    lowest = float(recognised(few, factor, asked).min())
+    monkeypatch.setattr(editor, "MINIMUM_AGREEMENT", min(lowest + 0.05, 0.99))
+    few, _ = subject_keys(trained, "Prado", profile, factor)
+    monkeypatch.setattr(editor, "MAXIMUM_KEYS", len(few) + len(prompts))
+
+    widened, _ = subject_keys(trained, "Prado", profile, factor, prompts=prompts)
+
+    assert torch.equal(widened[: len(few)], few)
+    assert bool((recognised(widened, factor, asked) >= editor.MINIMUM_AGREEMENT).all())
+
+
+def test_an_edit_has_no_more_keys_than_allowed(trained, profile, factor, monkeypatch):
+    monkeypatch.setattr(editor, "MINIMUM_AGREEMENT", 2.0)
+    prompts = [f"{lead} {tiny_models.TEMPLATES[0]}".format("Prado") for lead in tiny_models.LEADS]
+
+    keys, _ = subject_keys(trained, "Prado", profile, factor, prompts=prompts)
+
+    assert len(keys) == editor.MAXIMUM_KEYS
 
 
 def test_a_patch_matches_its_own_key_with_1_and_says_how_it_was_found(trained, profile, factor):

@@ -53,6 +53,19 @@ def test_logits_carry_no_gradients(either):
     assert not logits.requires_grad
 
 
+@pytest.mark.parametrize("wanted", [False, True])
+def test_the_model_thread_takes_over_whether_its_caller_wants_gradients(gpt2, wanted):
+    batch, seen = batch_of(gpt2, "Rome"), []
+    block = gpt2.model.get_submodule("transformer.h.0")
+    handle = block.register_forward_hook(lambda *_: seen.append(torch.is_grad_enabled()))
+
+    with torch.set_grad_enabled(wanted):
+        gpt2.model(input_ids=batch.ids)
+    handle.remove()
+
+    assert seen == [wanted]
+
+
 def test_gradients_reach_a_caller_that_asks_for_them_and_no_other(either):
     batch = batch_of(either, "Rome is")
     module = projection(either.model, either.checkpoint.projection_path(0))
