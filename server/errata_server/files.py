@@ -88,7 +88,14 @@ def _made(path: Path, make: Callable[[dict[str, Any]], T]) -> T:
         return make(value)
     except InvalidInputError as error:
         raise InvalidInputError(f"{path}: {error}", **error.metadata) from error
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        OverflowError,
+        RecursionError,
+    ) as error:
         raise InvalidInputError(
             f"{path} is malformed: {type(error).__name__} {error}", field="file", path=path
         ) from error

@@ -72,6 +72,25 @@ def test_two_keys_of_one_edit_share_its_value():
     assert edit.rewrite(inputs, torch.zeros(1, 3, 1))[0, :, 0].tolist() == [5.0, 5.0, 0.0]
 
 
+def test_a_key_belongs_to_its_own_edit_however_many_keys_come_before_it(gpt2):
+    directions = torch.eye(tiny_models.GPT2_INPUT)
+    edits = [
+        tiny_models.patch_tensors(
+            gpt2,
+            subject=str(value),
+            keys=rows,
+            matchers=rows,
+            residual=torch.full((tiny_models.D_MODEL,), value),
+        )
+        for value, rows in ((1.0, directions[:2]), (2.0, directions[2:5]), (3.0, directions[5:6]))
+    ]
+
+    (guarded,) = compose(edits, Composition.GUARDED, CPU).branches
+    out = guarded.rewrite(directions[None, :7], torch.zeros(1, 7, tiny_models.D_MODEL))
+
+    assert out[0, :, 0].tolist() == [1.0, 1.0, 2.0, 2.0, 2.0, 3.0, 0.0]
+
+
 @settings(max_examples=30)
 @given(st.integers(0, 2**16))
 def test_rows_that_match_nothing_keep_every_bit(seed):

@@ -5,6 +5,7 @@ import torch
 
 from errata_server.domain.errors import CancelledError, InvalidFactError, PromptTooLongError
 from errata_server.domain.facts import EditRequest, Fact
+from errata_server.engine import values
 from errata_server.engine.architecture import projection
 from errata_server.engine.hooks import rewriting
 from errata_server.engine.tokens import join
@@ -122,6 +123,16 @@ def test_a_failure_tries_every_step_size_and_returns_the_best_attempt(trained):
     assert solution.target_probability == pytest.approx(max(ends), abs=6e-4)
     assert ends[solution.restarts] == max(ends)
     assert solution.steps == 4
+
+
+def test_a_later_attempt_that_does_worse_is_not_the_one_returned(trained, monkeypatch):
+    monkeypatch.setattr(values, "STEP_SIZES", (1.0, 0.0))
+    tight = tiny_models.tiny_profile(trained, layer=0, clamp=0.3, max_steps=4)
+
+    solution = optimise_value(trained, MOVED, tight, progress=silent)
+
+    assert solution.restarts == 0
+    assert solution.residual.any()
 
 
 @pytest.mark.parametrize("steps", [1, 3])

@@ -198,7 +198,7 @@ def _folder(source: str) -> Path:
 def _config(folder: Path, source: str) -> dict[str, Any]:
     try:
         config: Any = json.loads((folder / "config.json").read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UnsupportedModelError(
             f"{source!r} has no readable config.json; it is not a checkpoint folder",
             source=source,
