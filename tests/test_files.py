@@ -45,6 +45,7 @@ def test_texts_may_be_lines(tmp_path):
         (files.read_policy, [1], "is malformed"),
         (files.read_policy, {"minimum_eficacy": 1}, "unknown policy values minimum_eficacy"),
         (files.read_policy, {"minimum_efficacy": "high"}, "must be a number"),
+        (files.read_policy, {"minimum_efficacy": 10**400}, "is malformed"),
         (files.read_known_facts, {"facts": []}, "malformed"),
         (files.read_texts, {"perplexity": []}, "is malformed"),
         (files.read_texts, {"perplexity": [1], "corpus": ["a"]}, "lists of texts"),

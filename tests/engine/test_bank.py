@@ -81,6 +81,7 @@ def test_a_key_belongs_to_its_own_edit_however_many_keys_come_before_it(gpt2):
             keys=rows,
             matchers=rows,
             residual=torch.full((tiny_models.D_MODEL,), value),
+            guard_width=value / 8,
         )
         for value, rows in ((1.0, directions[:2]), (2.0, directions[2:5]), (3.0, directions[5:6]))
     ]
@@ -89,6 +90,8 @@ def test_a_key_belongs_to_its_own_edit_however_many_keys_come_before_it(gpt2):
     out = guarded.rewrite(directions[None, :7], torch.zeros(1, 7, tiny_models.D_MODEL))
 
     assert out[0, :, 0].tolist() == [1.0, 1.0, 2.0, 2.0, 2.0, 3.0, 0.0]
+    assert isinstance(guarded, GuardedBranch)
+    assert guarded.widths.tolist() == [0.125] * 2 + [0.25] * 3 + [0.375]
 
 
 @settings(max_examples=30)

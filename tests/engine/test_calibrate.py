@@ -8,6 +8,7 @@ import torch
 
 from errata_server.domain.errors import CancelledError, NotCalibratedError
 from errata_server.domain.known_facts import KnownFact, KnownFacts
+from errata_server.domain.operations import Progress
 from errata_server.engine import calibrate as calibration
 from errata_server.engine import values
 from errata_server.engine.calibrate import Outcome, calibrate, choose_prefixes, find_known
@@ -30,18 +31,20 @@ def silent(_):
     """Progress nobody follows."""
 
 
-@pytest.fixture
-def small(monkeypatch):
+@pytest.fixture(scope="module")
+def small():
     """A sweep of a few edits; the tiny model knows a dozen facts and no more."""
-    for name, value in {
-        "MINIMUM_KNOWN": 8,
-        "LAYER_TRIALS": 2,
-        "STEP_TRIALS": 1,
-        "LEARNING_RATES": RATES,
-        "CLAMPS": CLAMPS,
-    }.items():
-        monkeypatch.setattr(calibration, name, value)
-    monkeypatch.setattr(values, "STEP_SIZES", (1.0,))
+    with pytest.MonkeyPatch.context() as patching:
+        for name, value in {
+            "MINIMUM_KNOWN": 8,
+            "LAYER_TRIALS": 2,
+            "STEP_TRIALS": 1,
+            "LEARNING_RATES": RATES,
+            "CLAMPS": CLAMPS,
+        }.items():
+            patching.setattr(calibration, name, value)
+        patching.setattr(values, "STEP_SIZES", (1.0,))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -55,10 +58,15 @@ def run(runner, cache, known=KNOWN, *, texts=TEXTS, seed=1, progress=silent):
     return calibrate(runner, known, texts, cache=cache, seed=seed, progress=progress)
 
 
-def test_a_profile_names_a_place_of_this_model_and_the_evidence_for_it(trained, cache, small):
-    seen = []
+@pytest.fixture(scope="module")
+def calibrated(trained, cache, small):
+    """(profile, progress seen on the way to it)"""
+    seen: list[Progress] = []
+    return run(trained, cache, progress=seen.append), seen
 
-    profile = run(trained, cache, progress=seen.append)
+
+def test_a_profile_names_a_place_of_this_model_and_the_evidence_for_it(trained, calibrated):
+    profile, _ = calibrated
 
     description = trained.checkpoint.describe()
     assert profile.model_digest == description.digest
@@ -78,14 +86,17 @@ def test_a_profile_names_a_place_of_this_model_and_the_evidence_for_it(trained, 
     assert chosen["score"] > 0
     tried = {(row["learning_rate"], row["clamp"]) for row in profile.evidence if "clamp" in row}
     assert (profile.learning_rate, profile.clamp) in tried
+
+
+def test_progress_never_goes_back_nor_beyond_its_total(calibrated):
+    _, seen = calibrated
+
     assert [p.done for p in seen] == sorted(p.done for p in seen)
     assert all(p.done <= p.total for p in seen)
 
 
-def test_the_same_seed_gives_the_same_profile(trained, cache, small):
-    first, second = run(trained, cache), run(trained, cache)
-
-    assert first.id == second.id
+def test_the_same_seed_gives_the_same_profile(trained, cache, small, calibrated):
+    assert run(trained, cache).id == calibrated[0].id
 
 
 def test_facts_the_model_does_not_hold_are_left_out(trained, monkeypatch):

@@ -246,3 +246,10 @@ def test_the_memory_digest_sees_one_changed_bit(folder: Path) -> None:
     weight.data.view(torch.int32)[3, 5] ^= 1
 
     assert tensors_digest(checkpoint.model) != checkpoint.memory_digest
+
+
+def test_a_config_nested_beyond_reading_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text("[" * 100_000)
+
+    with pytest.raises(UnsupportedModelError, match=r"no readable config\.json"):
+        load_checkpoint(str(tmp_path))

@@ -9,7 +9,12 @@ from errata_server.domain.errors import NoEffectError
 from errata_server.domain.facts import EditRequest, Fact
 from errata_server.engine import editor
 from errata_server.engine.editor import compute_patch, subject_keys
-from errata_server.engine.keys import keys_at_subject, prefixed_keys
+from errata_server.engine.keys import (
+    MAXIMUM_KEYS,
+    MINIMUM_AGREEMENT,
+    keys_at_subject,
+    prefixed_keys,
+)
 from errata_server.engine.moments import collect
 from errata_server.engine.solve import factor_second_moment, match, match_keys
 from tests.support import tiny_models
@@ -97,7 +102,7 @@ def test_a_prompt_the_keys_would_miss_brings_a_key_of_its_own(
     widened, _ = subject_keys(trained, "Prado", profile, factor, prompts=prompts)
 
     assert torch.equal(widened[: len(few)], few)
-    assert bool((recognised(widened, factor, asked) >= editor.MINIMUM_AGREEMENT).all())
+    assert bool((recognised(widened, factor, asked) >= MINIMUM_AGREEMENT).all())
 
 
 def test_an_edit_has_no_more_keys_than_allowed(trained, profile, factor, monkeypatch):
@@ -106,7 +111,7 @@ def test_an_edit_has_no_more_keys_than_allowed(trained, profile, factor, monkeyp
 
     keys, _ = subject_keys(trained, "Prado", profile, factor, prompts=prompts)
 
-    assert len(keys) == editor.MAXIMUM_KEYS
+    assert len(keys) == MAXIMUM_KEYS
 
 
 def test_a_patch_matches_its_own_key_with_1_and_says_how_it_was_found(trained, profile, factor):

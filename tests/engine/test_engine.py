@@ -144,6 +144,36 @@ def test_computing_a_patch_can_be_cancelled(engine):
         engine.compute_patch(moved("Louvre", "London"), progress=cancel)
 
 
+def test_composing_does_not_wait_for_second_moments_being_collected(
+    trained, tmp_path, patches, artifacts
+):
+    engine = TorchEngine(trained, cache=tmp_path, texts=TEXTS)
+    engine.use_profile(tiny_models.tiny_profile(trained, layer=0))
+    collecting, go_on = threading.Event(), threading.Event()
+
+    def hold(_):
+        collecting.set()
+        go_on.wait(30)
+
+    edits = threading.Thread(
+        target=engine.compute_patch, args=(moved("Louvre", "Rome"),), kwargs={"progress": hold}
+    )
+    edits.start()
+    assert collecting.wait(30)
+    digests, composed = [patches["Prado"].digest], threading.Event()
+
+    def compose():
+        engine.compose(digests, artifacts.__getitem__, Composition.GUARDED)
+        composed.set()
+
+    threading.Thread(target=compose, daemon=True).start()
+    in_time = composed.wait(10)
+    go_on.set()
+    edits.join(60)
+
+    assert in_time
+
+
 def test_without_a_profile_nothing_is_edited(trained, tmp_path):
     bare = TorchEngine(trained, cache=tmp_path, texts=TEXTS)
 

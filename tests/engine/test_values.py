@@ -125,6 +125,15 @@ def test_a_failure_tries_every_step_size_and_returns_the_best_attempt(trained):
     assert solution.steps == 4
 
 
+def test_a_target_that_is_likely_but_not_the_first_choice_is_not_enough(trained):
+    lenient = tiny_models.tiny_profile(trained, layer=0, stop_probability=0.0)
+
+    solution = optimise_value(trained, MOVED, lenient, progress=silent)
+
+    assert solution.converged
+    assert solution.residual.any()
+
+
 def test_a_later_attempt_that_does_worse_is_not_the_one_returned(trained, monkeypatch):
     monkeypatch.setattr(values, "STEP_SIZES", (1.0, 0.0))
     tight = tiny_models.tiny_profile(trained, layer=0, clamp=0.3, max_steps=4)

@@ -7,12 +7,12 @@ from errata_server.domain.errors import (
     AlreadyTrueError,
     CancelledError,
     InvalidInputError,
+    LedgerCorruptError,
     ModelNotFoundError,
     OperationNotFoundError,
     OverloadedError,
     PreconditionError,
     RequestIdReusedError,
-    SchemaMismatchError,
     UnavailableError,
 )
 from errata_server.domain.ids import Digest, ModelId, OperationId, RequestId
@@ -273,7 +273,7 @@ def test_nothing_runs_that_the_ledger_did_not_record(services):
 
 def test_an_operation_ends_for_those_who_wait_though_the_ledger_is_damaged(services, monkeypatch):
     def damaged(self, operation):
-        raise SchemaMismatchError("no such table")
+        raise LedgerCorruptError("the ledger's file is damaged")
 
     monkeypatch.setattr(Ledger, "finish_operation", damaged)
     monkeypatch.setattr(operations_module, "RECORD_DELAYS", ())

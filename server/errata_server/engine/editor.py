@@ -112,7 +112,7 @@ def _widened(
     keys: Float[Tensor, "key d_in"],
     asked: Float[Tensor, "prompt d_in"],
     factor: Float[Tensor, "d_in d_in"],
-) -> Float[Tensor, "more d_in"]:
+) -> Float[Tensor, "row d_in"]:
     """``keys`` and, worst first, those of ``asked`` that they do not recognise."""
     while len(keys) < MAXIMUM_KEYS:
         matches = match(asked.double(), match_keys(keys, factor)[0]).max(dim=1).values

@@ -80,6 +80,8 @@ class TorchEngine:
         self._factor: tuple[Profile, Float[Tensor, "d_in d_in"]] | None = None
         self._patches: OrderedDict[Digest, PatchTensors] = OrderedDict()
         self._lock = threading.Lock()
+        # Of its own: collecting second moments takes long, and composing must not wait for it.
+        self._factoring = threading.Lock()
 
     def describe(self) -> ModelDescription:
         """See `Engine.describe`."""
@@ -237,7 +239,7 @@ class TorchEngine:
     def _second_moment_factor(
         self, profile: Profile, progress: ReportProgress
     ) -> Float[Tensor, "d_in d_in"]:
-        with self._lock:
+        with self._factoring:
             if self._factor is None or self._factor[0] != profile:
                 mean = self._moment(profile.layer, progress).mean()
                 self._factor = (profile, factor_second_moment(mean, profile.ridge))
