@@ -20,6 +20,7 @@ help: ## Show this list
 setup: $(READY) ## Create .venv and install everything, pinned by constraints.txt
 
 $(READY): pyproject.toml constraints.txt
+	@echo "Installing into $(VENV); the first time takes a few minutes."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) \
 		--constraint constraints.txt --editable '.[server,postgres,dev]'

@@ -202,6 +202,7 @@ def build(settings: Settings) -> App:
     """
     database = open_ledger(settings)
     try:
+        database.claim()
         return assemble(settings, load_engine(settings), database)
     except BaseException:
         database.close()

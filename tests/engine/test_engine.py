@@ -365,3 +365,15 @@ def test_a_closed_engine_is_unavailable(trained_folder, tmp_path):
         engine.score("Rome", [], empty)
     with pytest.raises(UnavailableError):
         said(engine, "Rome", empty)
+
+
+def test_a_profile_made_over_other_texts_computes_no_edit(trained, tmp_path):
+    engine = TorchEngine(trained, cache=tmp_path, texts=TEXTS[:-1])
+    engine.use_profile(tiny_models.tiny_profile(trained, layer=0))
+
+    with pytest.raises(NotCalibratedError, match="other texts"):
+        engine.validate(
+            EditRequest(
+                subject="Prado", facts=(Fact(template="{} can be found in", target="London"),)
+            )
+        )

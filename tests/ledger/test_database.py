@@ -203,3 +203,28 @@ def test_concurrent_writers_of_one_artifact_all_get_its_digest(ledger):
 
     assert len(digests) == 6
     assert len(set(digests)) == 1
+
+
+@SQLITE_ONLY
+def test_one_server_at_a_time_claims_a_sqlite_ledger(ledger_url):
+    first, second = Database(ledger_url), Database(ledger_url)
+    first.claim()
+
+    with pytest.raises(LedgerUnavailableError, match="another errata-server"):
+        second.claim()
+
+    first.close()
+    second.claim()
+    second.close()
+
+
+@POSTGRESQL_ONLY
+def test_any_number_of_servers_claim_a_postgresql_ledger(ledger_url):
+    first, second = Database(ledger_url), Database(ledger_url)
+
+    first.claim()
+    second.claim()
+
+    assert first.check_schema() is None
+    first.close()
+    second.close()

@@ -22,10 +22,11 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from errata_server.domain.ids import Digest, ProfileId
+from errata_server.domain.ids import ProfileId
 from errata_server.domain.patches import OptimisationRecord, PatchManifest
 from errata_server.domain.profiles import Profile
 from errata_server.engine.keys import keys_at_subject
+from errata_server.engine.moments import corpus_digest
 from errata_server.engine.patch import PatchTensors
 from errata_server.engine.runner import Runner
 
@@ -163,7 +164,7 @@ def tiny_profile(runner: Runner, *, layer: int, **changes: Any) -> Profile:
         stop_probability=0.9,
         guard_width=0.5,
         ridge=1e-3,
-        moment_corpus=Digest("0" * 64),
+        moment_corpus=corpus_digest((*PROSE, *sentences())),
         moment_tokens=1,
         sequence_length=CONTEXT,
         mean_value_norm=1.0,

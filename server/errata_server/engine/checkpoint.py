@@ -26,6 +26,7 @@ from transformers import (
     PreTrainedModel,
 )
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
 
 from errata_server.domain.errors import UnsupportedModelError
 from errata_server.domain.ids import Digest
@@ -122,6 +123,9 @@ def load_checkpoint(source: str, *, device: str = "auto", dtype: str = "auto") -
     config = _config(folder, source)
     architecture = architecture_of(str(config.get("model_type", "")))
     place = _device(device)
+    # Its bars and hints are for notebooks; a server's stderr is a log.
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,

@@ -76,10 +76,13 @@ class TorchEngine:
         self._runner = runner
         self._cache = cache
         self._texts = texts
+        self._corpus = moments.corpus_digest(texts)
         self._profile: Profile | None = None
         self._factor: tuple[Profile, Float[Tensor, "d_in d_in"]] | None = None
         self._patches: OrderedDict[Digest, PatchTensors] = OrderedDict()
-        self._lock = threading.Lock()
+        self._patches_lock = threading.Lock()
+        # Its own lock: collecting a second moment may take minutes, composing must not wait.
+        self._factor_lock = threading.Lock()
         # Of its own: collecting second moments takes long, and composing must not wait for it.
         self._factoring = threading.Lock()
 
@@ -207,11 +210,20 @@ class TorchEngine:
         self._runner.close()
 
     def _calibrated(self) -> Profile:
+        """The profile, made over the very text this engine takes second moments from."""
         if self._profile is None:
             raise NotCalibratedError(
                 "this model has no profile yet; run `errata-server calibrate` or `errata "
                 "calibrate` first",
                 model=self._runner.checkpoint.source,
+            )
+        if self._profile.moment_corpus != self._corpus:
+            raise NotCalibratedError(
+                "the profile was calibrated over other texts than this server has; give it the "
+                "same --texts, or calibrate it on these",
+                profile=self._profile.id,
+                profile_corpus=self._profile.moment_corpus,
+                corpus=self._corpus,
             )
         return self._profile
 
@@ -246,13 +258,13 @@ class TorchEngine:
             return self._factor[1]
 
     def _decoded(self, digest: Digest, load: LoadArtifact) -> PatchTensors:
-        with self._lock:
+        with self._patches_lock:
             cached = self._patches.get(digest)
         if cached is not None:
             return cached
         decoded = decode(load(digest), model=self._runner.checkpoint.digest)
         self._check_place(decoded.manifest)
-        with self._lock:
+        with self._patches_lock:
             self._patches[digest] = decoded
             while len(self._patches) > CACHED_PATCHES:
                 self._patches.popitem(last=False)

@@ -5,11 +5,13 @@ in it goes stale; no SQLAlchemy exception leaves this module's context managers;
 no statement parameter appears in a message.
 """
 
+import fcntl
 import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from pathlib import Path
+from typing import Any, BinaryIO, Final
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import (
@@ -54,6 +56,7 @@ class Database:
             InvalidInputError: the URL is malformed or names another kind of database.
         """
         self._engine = ledger_engine(url)
+        self._claim: BinaryIO | None = None
         self._read_options: dict[str, Any] = dict(READ_ONLY)
         if self._engine.dialect.name == "postgresql":
             self._read_options |= {
@@ -95,9 +98,33 @@ class Database:
         with self.reading() as connection:
             require_current_schema(connection)
 
+    def claim(self) -> None:
+        """Be the only server on a SQLite file until closed; PostgreSQL takes any number.
+
+        A server ends what an earlier one left running, which another live one must not suffer.
+
+        Raises:
+            LedgerUnavailableError: another server holds the file.
+        """
+        path = self._engine.url.database
+        if self._engine.dialect.name != "sqlite" or path is None:
+            return
+        claim = Path(f"{path}.lock").open("wb")  # noqa: SIM115 - held until `close`
+        try:
+            fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            claim.close()
+            raise LedgerUnavailableError(
+                "another errata-server serves this SQLite ledger; stop it first, or use "
+                "PostgreSQL, which several servers can share"
+            ) from error
+        self._claim = claim
+
     def close(self) -> None:
-        """Close the pool."""
+        """Close the pool and give up the claim."""
         self._engine.dispose()
+        if self._claim is not None:
+            self._claim.close()  # a killed process gives its lock up as well
 
 
 def ledger_engine(url: str) -> Engine:
