@@ -200,6 +200,20 @@ def test_the_digest_changes_with_a_byte_of_any_file(gpt2: Runner, folder: Path, 
     assert load_checkpoint(str(folder)).digest != gpt2.checkpoint.digest
 
 
+def test_a_checkpoint_in_shards_loads_and_its_index_counts(gpt2, folder):
+    (folder / WEIGHTS).unlink()
+    gpt2.model.save_pretrained(folder, max_shard_size="150KB")
+    index = folder / f"{WEIGHTS}.index.json"
+    assert len(list(folder.glob("*.safetensors"))) > 1
+
+    loaded = load_checkpoint(str(folder))
+    index.write_text(index.read_text() + "\n")
+    again = load_checkpoint(str(folder))
+
+    assert loaded.memory_digest == gpt2.checkpoint.memory_digest == again.memory_digest
+    assert loaded.digest != again.digest
+
+
 def test_what_a_checkpoint_says_of_generation_does_not_bend_greedy_answers(
     gpt2: Runner, folder: Path
 ) -> None:

@@ -41,6 +41,7 @@ FILES: Final = (
     "special_tokens_map.json",
     "vocab.json",
     "merges.txt",
+    "added_tokens.json",
     "tokenizer.model",
     "chat_template.jinja",
 )
@@ -229,7 +230,8 @@ def _config(folder: Path, source: str) -> dict[str, Any]:
 
 def _files_digest(folder: Path) -> Digest:
     sha = hashlib.sha256()
-    weights = sorted(folder.glob("*.safetensors"))
+    # With the index of a sharded checkpoint, which says what tensor to take from where.
+    weights = sorted([*folder.glob("*.safetensors"), *folder.glob("*.safetensors.index.json")])
     named = [folder / name for name in FILES if (folder / name).is_file()]
     for path in [*weights, *named]:
         sha.update(f"{path.name}|{path.stat().st_size}|".encode())
