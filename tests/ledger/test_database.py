@@ -4,6 +4,7 @@ import socket
 import sqlite3
 import threading
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from sqlalchemy import text
@@ -229,3 +230,19 @@ def test_any_number_of_servers_claim_a_postgresql_ledger(ledger_url):
         assert connection.scalar(text("SELECT 1")) == 1
     first.close()
     second.close()
+
+
+@SQLITE_ONLY
+def test_nothing_is_written_into_a_file_that_was_removed(ledger_url, tmp_path):
+    served = Database(ledger_url)
+    served.claim()
+    path = Path(ledger_url.removeprefix("sqlite:///"))
+
+    path.rename(tmp_path / "elsewhere.db")
+    with pytest.raises(LedgerUnavailableError, match="removed or replaced"), served.writing():
+        pass
+
+    (tmp_path / "elsewhere.db").rename(path)
+    with served.writing() as connection:
+        assert connection.scalar(text("SELECT 1")) == 1
+    served.close()

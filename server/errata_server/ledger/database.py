@@ -57,6 +57,7 @@ class Database:
         """
         self._engine = ledger_engine(url)
         self._claim: BinaryIO | None = None
+        self._claimed: tuple[Path, int | None] | None = None
         self._read_options: dict[str, Any] = dict(READ_ONLY)
         if self._engine.dialect.name == "postgresql":
             self._read_options |= {
@@ -83,6 +84,7 @@ class Database:
             LedgerUnavailableError: the database does not answer. Where the commit itself
                 failed, ``outcome`` in the metadata is `OUTCOME_UNKNOWN`.
         """
+        self._require_claimed_file()
         with translated_errors(), self._engine.connect() as connection:
             yield connection
             with _commit_outcome():
@@ -119,12 +121,32 @@ class Database:
                 "PostgreSQL, which several servers can share"
             ) from error
         self._claim = claim
+        self._claimed = (Path(path), _file_identity(Path(path)))
+
+    def _require_claimed_file(self) -> None:
+        """Refuse to write into a file that is no longer in the folder: it would be lost."""
+        if self._claimed is None:
+            return
+        path, identity = self._claimed
+        if _file_identity(path) != identity:
+            raise LedgerUnavailableError(
+                "the SQLite ledger was removed or replaced while it is served; put the file "
+                "back and start the server again"
+            )
 
     def close(self) -> None:
         """Close the pool and give up the claim."""
         self._engine.dispose()
         if self._claim is not None:
             self._claim.close()  # a killed process gives its lock up as well
+
+
+def _file_identity(path: Path) -> int | None:
+    """The file's inode; None where there is no such file."""
+    try:
+        return path.stat().st_ino
+    except FileNotFoundError:
+        return None
 
 
 def ledger_engine(url: str) -> Engine:
