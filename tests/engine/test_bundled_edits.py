@@ -17,8 +17,6 @@ from errata_server.engine.runner import BASE
 DEMO = Path(errata_server.__file__).parent / "demo"
 EDITS = 4
 TOKENS = 12
-TEXTS = 400
-"""Texts of the bundled corpus the second moment is taken over here: a quarter, for speed."""
 
 pytestmark = pytest.mark.skipif(
     not (DEMO / "model").is_dir() or not (DEMO / "profile.json").is_file(),
@@ -32,7 +30,7 @@ def silent(_):
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory):
-    texts = files.read_texts(None).corpus[:TEXTS]
+    texts = files.read_texts(None).corpus
     engine = load(str(DEMO / "model"), cache=tmp_path_factory.mktemp("moments"), texts=texts)
     profile = files.read_bundled_profile()
     assert profile is not None

@@ -27,7 +27,7 @@ PLAN = VerificationPlan(
     prefixed_neighbours=(check("Louvre is in Rome. Prado", "Madrid"),),
     same_subject=(),
     fluency=("It rained all week.", "They say it every day."),
-    drift_texts=tiny_models.PROSE,
+    drift_texts=(*tiny_models.PROSE, "Louvre is in the city of Paris."),
     live_facts=(LiveFact(edit=EditId("e-1"), prompt=check("Big Ben", "London")),),
 )
 EMPTY = VerificationPlan(
@@ -109,7 +109,7 @@ def test_a_patch_that_changes_the_subject_shows_in_its_answers(trained, broken):
 def test_perplexities_are_of_base_before_and_after(trained, broken):
     found = measure(trained, PLAN, before=broken, after=BASE, progress=silent)
 
-    assert found.perplexity_base == found.perplexity_after
+    assert found.perplexity_before > found.perplexity_base == found.perplexity_after
     assert found.perplexity_base == pytest.approx(perplexity(trained, PLAN.drift_texts, BASE))
     assert found.perplexity_before == pytest.approx(perplexity(trained, PLAN.drift_texts, broken))
 

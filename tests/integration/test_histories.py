@@ -25,6 +25,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
+    initialize,
     invariant,
     precondition,
     rule,
@@ -221,7 +222,11 @@ class Histories(RuleBasedStateMachine):
         self.past = [self.applied]
         self.asked = 0
         self.changes = 0
-        self.may_propose = int(self.folder.name.rpartition("-")[2]) % PROPOSES_EVERY == 0
+        self.may_propose = False
+
+    @initialize(turn=st.integers(0, PROPOSES_EVERY - 1))
+    def choose_whether_to_propose(self, turn):
+        self.may_propose = turn == 0
 
     @rule(subject=st.sampled_from(SUBJECTS), city=st.sampled_from(CITIES))
     @precondition(lambda self: self.may_propose and len(self.past) > 4)
