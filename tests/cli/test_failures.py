@@ -177,11 +177,11 @@ def started(server, *arguments):
 def test_an_interrupted_proposal_is_cancelled_and_exits_with_130(server, cli):
     server.engine.resume.clear()
     command = started(server, *PROPOSE, "--output", "json")
-    assert server.engine.reached.wait(20)
-    time.sleep(1.0)  # until the command has been told the operation's name
+    assert server.engine.reached.wait(60)
+    time.sleep(3.0)  # until the command has been told the operation's name
 
     command.send_signal(signal.SIGINT)
-    out, err = command.communicate(timeout=20)
+    out, err = command.communicate(timeout=60)
 
     assert command.returncode == 130
     assert json.loads(out)["error"]["reason"] == "INTERRUPTED_BY_USER"

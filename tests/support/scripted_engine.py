@@ -195,7 +195,7 @@ class ScriptedEngine:
         self._enter("inspect_patch")
         mine = self._read(load(patch))
         faults = mine.faults
-        own = 2.0 if CheckKind.RECOGNITION in faults else 1.0
+        own = 0.0 if CheckKind.RECOGNITION in faults else 1.0
         conflicts = sorted(
             ((edit, _overlap(mine, self._read(load(digest)))) for edit, digest in live),
             key=lambda pair: -pair[1],
