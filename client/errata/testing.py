@@ -28,6 +28,8 @@ from errata._errors import ErrataError, UnavailableError
 _LOOK_AGAIN: Final = 0.05
 _STOP_PATIENCE: Final = 30.0
 _LOG_LINES: Final = 5
+_SERVER_PACKAGES: Final = ("torch", "transformers", "sqlalchemy", "alembic", "structlog")
+"""What ``errata[server]`` brings: the server's code comes with the client, these do not."""
 
 
 class ServerNotInstalledError(ErrataError):
@@ -93,7 +95,7 @@ def server(
 
 
 def _server_command() -> list[str]:
-    if importlib.util.find_spec("errata_server") is None:
+    if any(importlib.util.find_spec(package) is None for package in _SERVER_PACKAGES):
         raise ServerNotInstalledError(
             "the server is not installed here; install it with: pip install 'errata[server]'"
         )

@@ -10,7 +10,9 @@ from errata import testing
 
 
 def test_without_the_server_installed_the_error_says_what_to_install(monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "torch" else object()
+    )
 
     with (
         pytest.raises(testing.ServerNotInstalledError, match=r"errata\[server\]"),
