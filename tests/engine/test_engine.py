@@ -10,6 +10,7 @@ import torch
 from errata_server.domain.errors import (
     AlreadyTrueError,
     CancelledError,
+    InvalidFactError,
     InvalidPatchError,
     ModelMismatchError,
     NotCalibratedError,
@@ -21,6 +22,7 @@ from errata_server.domain.generation import GenerationOptions
 from errata_server.domain.ids import Digest, EditId
 from errata_server.domain.measurements import VerificationPlan
 from errata_server.domain.patches import Composition, ServedWeights
+from errata_server.engine import engine as engine_module
 from errata_server.engine.engine import TorchEngine, load
 from errata_server.engine.patch import encode
 from tests.support import tiny_models
@@ -372,6 +374,20 @@ def test_a_profile_made_over_other_texts_computes_no_edit(trained, tmp_path):
     engine.use_profile(tiny_models.tiny_profile(trained, layer=0))
 
     with pytest.raises(NotCalibratedError, match="other texts"):
+        engine.validate(
+            EditRequest(
+                subject="Prado", facts=(Fact(template="{} can be found in", target="London"),)
+            )
+        )
+
+
+def test_a_target_of_a_token_the_model_never_learned_is_refused(trained, tmp_path, monkeypatch):
+    (first, *_) = trained.tokens.target("London")
+    monkeypatch.setattr(engine_module, "untrained_tokens", lambda _: frozenset({first}))
+    engine = TorchEngine(trained, cache=tmp_path, texts=TEXTS)
+    engine.use_profile(tiny_models.tiny_profile(trained, layer=0))
+
+    with pytest.raises(InvalidFactError, match="never learned"):
         engine.validate(
             EditRequest(
                 subject="Prado", facts=(Fact(template="{} can be found in", target="London"),)

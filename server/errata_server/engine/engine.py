@@ -12,6 +12,7 @@ from torch import Tensor
 from errata_server.domain.answers import begins_with
 from errata_server.domain.errors import (
     AlreadyTrueError,
+    InvalidFactError,
     InvalidPatchError,
     ModelMismatchError,
     NotCalibratedError,
@@ -40,6 +41,7 @@ from errata_server.engine.patch import PatchTensors, decode, encode
 from errata_server.engine.runner import BASE, Runner
 from errata_server.engine.solve import factor_second_moment
 from errata_server.engine.values import state_problem
+from errata_server.engine.vocabulary import untrained_tokens
 
 CACHED_PATCHES: Final = 20_000
 """Decoded patches kept in memory; a few KiB to a hundred each."""
@@ -77,6 +79,8 @@ class TorchEngine:
         self._cache = cache
         self._texts = texts
         self._corpus = moments.corpus_digest(texts)
+        embeddings = runner.checkpoint.model.get_input_embeddings()
+        self._untrained = untrained_tokens(embeddings.get_parameter("weight"))
         self._profile: Profile | None = None
         self._factor: tuple[Profile, Float[Tensor, "d_in d_in"]] | None = None
         self._patches: OrderedDict[Digest, PatchTensors] = OrderedDict()
@@ -116,6 +120,7 @@ class TorchEngine:
     def validate(self, request: EditRequest) -> None:
         """See `Engine.validate`."""
         state_problem(self._runner, request, self._calibrated())
+        self._refuse_untrained(request)
         self._refuse_known(request)
 
     def compute_patch(self, request: EditRequest, *, progress: ReportProgress) -> Patch:
@@ -226,6 +231,19 @@ class TorchEngine:
                 corpus=self._corpus,
             )
         return self._profile
+
+    def _refuse_untrained(self, request: EditRequest) -> None:
+        for fact in request.facts:
+            strange = self._untrained.intersection(self._runner.tokens.target(fact.target))
+            if strange:
+                token = self._runner.tokens.decode([min(strange)])
+                raise InvalidFactError(
+                    f"the target {fact.target!r} holds the token {token!r}, which this model "
+                    "never learned; word it differently",
+                    field="target",
+                    target=fact.target,
+                    token=token,
+                )
 
     def _refuse_known(self, request: EditRequest) -> None:
         prompts = [fact.prompt(request.subject) for fact in request.facts]

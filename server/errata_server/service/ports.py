@@ -49,7 +49,7 @@ class Engine(Protocol):
         Raises:
             NotCalibratedError: there is no profile.
             SubjectNotFoundError: the tokens of the subject cannot be told apart.
-            InvalidFactError: a target has no tokens, or holds a special one.
+            InvalidFactError: a target has no tokens, or holds a special or an untrained one.
             PromptTooLongError: a prompt with its prefixes does not fit the context.
             AlreadyTrueError: the base model gives every target already.
         """
