@@ -25,3 +25,12 @@ def test_only_a_running_operation_is_not_done(state):
     )
 
     assert operation.done == (state is not OperationState.RUNNING)
+
+
+@pytest.mark.parametrize("kind", OperationKind)
+def test_a_kind_is_read_by_its_name(kind):
+    assert OperationKind.read(kind.value) is kind
+
+
+def test_a_kind_of_a_newer_server_is_read_as_another():
+    assert OperationKind.read("export_adapter") is OperationKind.OTHER

@@ -628,7 +628,9 @@ class OperationMetadata(_message.Message):
     FINISH_TIME_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     kind: _builtins.str
-    """"propose", "verify", "calibrate" or "collect_moments"."""
+    """"propose", "verify", "calibrate", "collect_moments", "trace", "average_trace", "fit_proxy",
+    "locate", or "other" for one of a newer server.
+    """
     stage: _builtins.str
     done: _builtins.int
     total: _builtins.int

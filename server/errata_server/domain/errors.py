@@ -15,7 +15,9 @@
     │   ├── RevisionNotFoundError
     │   ├── BranchNotFoundError
     │   ├── ReportNotFoundError
-    │   └── OperationNotFoundError
+    │   ├── OperationNotFoundError
+    │   ├── ProxyNotFoundError
+    │   └── LocatorNotFoundError
     ├── StaleRevisionError           read the head and retry
     ├── RequestIdReusedError         use a new request id
     ├── PreconditionError            change the state first
@@ -126,6 +128,18 @@ class OperationNotFoundError(NotFoundError):
     """No such operation in the ledger."""
 
     reason = "OPERATION_NOT_FOUND"
+
+
+class ProxyNotFoundError(NotFoundError):
+    """No such fitted proxy in the ledger."""
+
+    reason = "PROXY_NOT_FOUND"
+
+
+class LocatorNotFoundError(NotFoundError):
+    """No locator of this name."""
+
+    reason = "LOCATOR_NOT_FOUND"
 
 
 class StaleRevisionError(ErrataError):

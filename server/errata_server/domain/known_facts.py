@@ -57,6 +57,11 @@ class KnownFacts:
         object.__setattr__(self, "_by_relation", dict(by_relation))
         object.__setattr__(self, "_by_subject", dict(by_subject))
 
+    @property
+    def subjects(self) -> tuple[str, ...]:
+        """Every subject once, in file order."""
+        return tuple(self._by_subject)
+
     def of_relation(self, relation: str) -> list[KnownFact]:
         """Facts with this relation, in file order."""
         return self._by_relation.get(relation, [])

@@ -19,6 +19,17 @@ class OperationKind(StrEnum):
     VERIFY = "verify"
     CALIBRATE = "calibrate"
     COLLECT_MOMENTS = "collect_moments"
+    TRACE = "trace"
+    AVERAGE_TRACE = "average_trace"
+    FIT_PROXY = "fit_proxy"
+    LOCATE = "locate"
+    OTHER = "other"
+    """In the ledger, but of a server that knows more kinds than this one."""
+
+    @classmethod
+    def read(cls, name: str) -> "OperationKind":
+        """The kind a stored operation names."""
+        return cls(name) if name in set(cls) else cls.OTHER
 
 
 class OperationState(StrEnum):
@@ -71,7 +82,8 @@ class Operation:
     finished_at: datetime | None = None
     result: dict[str, Any] = field(default_factory=dict)
     """JSON-ready; for PROPOSE and VERIFY ``{"edit": id, "report": id}``, for CALIBRATE
-    ``{"profile": id}``, for COLLECT_MOMENTS ``{"tokens": n, "corpus": digest}``."""
+    ``{"profile": id}``, for COLLECT_MOMENTS ``{"tokens": n, "corpus": digest}``, for the
+    others ``{"artifact": digest}``."""
 
     failure: OperationFailure | None = None
 

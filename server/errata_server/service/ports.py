@@ -13,6 +13,7 @@ from errata_server.domain.facts import EditRequest
 from errata_server.domain.generation import GeneratedChunk, GenerationOptions, PromptScore
 from errata_server.domain.ids import Digest, EditId
 from errata_server.domain.known_facts import KnownFacts
+from errata_server.domain.locators import LocateRequest, Location, Locator
 from errata_server.domain.measurements import (
     Measurements,
     PatchInspection,
@@ -21,6 +22,14 @@ from errata_server.domain.measurements import (
 from errata_server.domain.operations import ReportProgress
 from errata_server.domain.patches import Composition, LoadArtifact, Patch, ServedWeights
 from errata_server.domain.profiles import ModelDescription, Profile
+from errata_server.domain.traces import (
+    AverageTrace,
+    CausalTrace,
+    LabelledText,
+    Proxy,
+    ProxyQuestion,
+    TraceRequest,
+)
 
 
 class Engine(Protocol):
@@ -135,6 +144,76 @@ class Engine(Protocol):
 
         Raises:
             NotCalibratedError: too few of ``known_facts`` are known to the model.
+        """
+        ...
+
+    def trace(
+        self, request: TraceRequest, weights: ServedWeights, *, progress: ReportProgress
+    ) -> CausalTrace:
+        """Trace one prompt exactly.
+
+        Raises:
+            SubjectNotFoundError: the prompt does not name the subject.
+            PromptTooLongError: prompt and answer do not fit the context.
+            InvalidInputError: a replacement has another number of tokens, and the like.
+            UnsupportedModelError: this family's blocks are not in the table.
+            CancelledError: ``progress`` asked for it.
+        """
+        ...
+
+    def average_trace(
+        self, requests: Sequence[TraceRequest], weights: ServedWeights, *, progress: ReportProgress
+    ) -> AverageTrace:
+        """Trace many prompts and average their indirect effects over the roles of tokens.
+
+        Facts whose answer is not what the model says are dropped, as in the literature.
+
+        Raises:
+            InvalidInputError: no fact is left.
+            CancelledError: ``progress`` asked for it.
+        """
+        ...
+
+    def fit_proxy(
+        self,
+        texts: Sequence[LabelledText],
+        question: ProxyQuestion,
+        weights: ServedWeights,
+        *,
+        positive: str,
+        seed: int,
+        progress: ReportProgress,
+    ) -> Proxy:
+        """Fit a classifier on what the model says at the end of ``texts``.
+
+        Raises:
+            InvalidInputError: there are not two labels, or too few texts of one.
+            PromptTooLongError: a text with its suffix does not fit the context.
+            CancelledError: ``progress`` asked for it.
+        """
+        ...
+
+    def locators(self) -> tuple[Locator, ...]:
+        """Every locator but the causal trace."""
+        ...
+
+    def locate(
+        self,
+        request: LocateRequest,
+        weights: ServedWeights,
+        *,
+        known_facts: KnownFacts,
+        progress: ReportProgress,
+    ) -> Location:
+        """Ask one locator about one fact.
+
+        Raises:
+            NotFoundError: there is no locator of that name.
+            InvalidInputError: an option is unknown or out of range.
+            SubjectNotFoundError: the prompt does not name the subject.
+            PromptTooLongError: the prompt does not fit the context.
+            NotCalibratedError: the locator edits, and the model has no profile.
+            CancelledError: ``progress`` asked for it.
         """
         ...
 
