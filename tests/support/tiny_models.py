@@ -76,21 +76,21 @@ PROSE_ROWS: Final = 2
 RATE: Final = 8e-3
 
 
-def write_gpt2(folder: Path, *, seed: int = 0, **config: Any) -> Path:
-    """A random GPT-2 of two layers in ``folder``; no BOS, the end token is the only special."""
+def write_gpt2(folder: Path, *, seed: int = 0, layers: int = 2, **config: Any) -> Path:
+    """A random GPT-2 in ``folder``; no BOS, the end token is the only special."""
     torch.manual_seed(seed)
-    model = GPT2LMHeadModel(_gpt2_config(n_layer=2, initializer_range=0.25, **config))
+    model = GPT2LMHeadModel(_gpt2_config(n_layer=layers, initializer_range=0.25, **config))
     return _save(folder, model, gpt2_tokenizer())
 
 
-def write_llama(folder: Path, *, seed: int = 0) -> Path:
-    """A random Llama of two layers in ``folder``, whose tokenizer puts a BOS first."""
+def write_llama(folder: Path, *, seed: int = 0, layers: int = 2) -> Path:
+    """A random Llama in ``folder``, whose tokenizer puts a BOS first."""
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=VOCABULARY,
         hidden_size=D_MODEL,
         intermediate_size=LLAMA_INPUT,
-        num_hidden_layers=2,
+        num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=CONTEXT,

@@ -6,11 +6,22 @@ by hand; nothing is guessed from a path or a parameter's shape.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Final
 
 from torch import nn
 
 from errata_server.domain.errors import UnsupportedModelError
+
+
+class Layout(StrEnum):
+    """How a family's blocks are put together; `errata_server.engine.locate.blocks` reads them."""
+
+    GPT2 = "gpt2"
+    """Learned positions, LayerNorm, one projection for queries, keys and values."""
+
+    LLAMA = "llama"
+    """Rotary positions, RMSNorm, grouped queries, a gated MLP."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +36,8 @@ class Architecture:
     layers: str
     """Attribute of the config that holds the number of layers."""
 
+    layout: Layout
+
 
 ARCHITECTURES: Final[Mapping[str, Architecture]] = {
     row.family: row
@@ -34,24 +47,28 @@ ARCHITECTURES: Final[Mapping[str, Architecture]] = {
             projection="transformer.h.{}.mlp.c_proj",
             embeddings="transformer.wte",
             layers="n_layer",
+            layout=Layout.GPT2,
         ),
         Architecture(
             family="llama",
             projection="model.layers.{}.mlp.down_proj",
             embeddings="model.embed_tokens",
             layers="num_hidden_layers",
+            layout=Layout.LLAMA,
         ),
         Architecture(
             family="mistral",
             projection="model.layers.{}.mlp.down_proj",
             embeddings="model.embed_tokens",
             layers="num_hidden_layers",
+            layout=Layout.LLAMA,
         ),
         Architecture(
             family="qwen2",
             projection="model.layers.{}.mlp.down_proj",
             embeddings="model.embed_tokens",
             layers="num_hidden_layers",
+            layout=Layout.LLAMA,
         ),
     )
 }

@@ -31,6 +31,11 @@ class StopForwardError(Exception):
     """Ends a forward pass early; never leaves `capture`."""
 
 
+def is_hooked(module: nn.Module) -> bool:
+    """Whether something captures or rewrites at ``module`` now."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)  # noqa: SLF001 - no public way
+
+
 @contextmanager
 def capture(module: nn.Module, *, stop: bool = False) -> Iterator[Capture]:
     """Record the inputs of ``module``; with ``stop``, end the pass there.

@@ -105,18 +105,25 @@ class Runner:
 
         return self.lane.run(step)
 
+    def run(self, step: Callable[[], T], bank: Bank = BASE, *, gradients: bool = False) -> T:
+        """What ``step`` returns when run on the model thread, where ``bank`` acts on the modules.
+
+        For work that calls the model's modules itself, in place of a forward pass.
+        """
+
+        def guarded() -> T:
+            with bank.installed(self.checkpoint.model), torch.set_grad_enabled(gradients):
+                return step()
+
+        return self.lane.run(guarded)
+
     def close(self) -> None:
         """Stop the model thread."""
         self.lane.close()
 
     def _step(self, *arguments: Any, **named: Any) -> Any:  # noqa: ANN401 - as the model's
-        bank, gradients = _bank.get(), torch.is_grad_enabled()
-
-        def step() -> Any:  # noqa: ANN401 - as the model's
-            with bank.installed(self.checkpoint.model), torch.set_grad_enabled(gradients):
-                return self._forward(*arguments, **named)
-
-        return self.lane.run(step)
+        call = functools.partial(self._forward, *arguments, **named)
+        return self.run(call, _bank.get(), gradients=torch.is_grad_enabled())
 
 
 @contextmanager

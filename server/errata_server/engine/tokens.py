@@ -4,6 +4,7 @@ Invariants: a subject's last token is found by character offsets, never by count
 is on the left, so that the last column is every prompt's last token.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ from errata_server.domain.errors import (
     PromptTooLongError,
     SubjectNotFoundError,
 )
+from errata_server.domain.traces import TokenRole
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +50,13 @@ class Tokens:
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ``ids`` without special tokens."""
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+
+    def piece(self, token: int) -> str:
+        """Text of one token as a picture shows it: special ones by name, bytes as they are."""
+        text = str(self.tokenizer.decode([token], skip_special_tokens=False))
+        if "\N{REPLACEMENT CHARACTER}" in text:  # a part of a character
+            return str(self.tokenizer.convert_ids_to_tokens(token))
+        return text
 
     def fit(self, text: str, *, room: int = 0) -> list[int]:
         """Token ids of ``text``, checked to leave ``room`` tokens of the context.
@@ -125,6 +134,56 @@ class Tokens:
             prompt=text,
             subject=subject,
         )
+
+    def place(self, text: str, subject: str, role: TokenRole) -> int:
+        """Index, counted from the end, of the token of ``role`` at the subject's last mention.
+
+        A one-token subject's first token is also its last.
+
+        Raises:
+            SubjectNotFoundError: ``text`` does not name the subject, or nothing follows it.
+        """
+        end = self.subject_end(text, subject)
+        if role is TokenRole.LAST_SUBJECT:
+            return end
+        if role is TokenRole.LAST:
+            return -1
+        if role is TokenRole.FIRST_SUBSEQUENT and end < -1:
+            return end + 1
+        if role is TokenRole.FIRST_SUBJECT:
+            # An earlier mention may overlap the last one, but never begins with it.
+            start = text.rfind(subject)
+            offsets: list[tuple[int, int]] = self.tokenizer(text, return_offsets_mapping=True)[
+                "offset_mapping"
+            ]
+            return next(i for i, (_, stop) in enumerate(offsets) if stop > start) - len(offsets)
+        raise SubjectNotFoundError(
+            f"{text!r} has no token that is the {role.value} of {subject!r}",
+            prompt=text,
+            subject=subject,
+        )
+
+    def mentions(self, text: str, subject: str) -> list[int]:
+        """Indices of all tokens that hold some of ``subject``, wherever ``text`` names it.
+
+        Raises:
+            SubjectNotFoundError: ``text`` does not name the subject.
+        """
+        starts = [m.start() for m in re.finditer(re.escape(subject), text)] if subject else []
+        if not starts:
+            raise SubjectNotFoundError(
+                f"the prompt {text!r} does not name the subject {subject!r}",
+                prompt=text,
+                subject=subject,
+            )
+        offsets: list[tuple[int, int]] = self.tokenizer(text, return_offsets_mapping=True)[
+            "offset_mapping"
+        ]
+        return [
+            index
+            for index, (begin, end) in enumerate(offsets)
+            if any(begin < start + len(subject) and end > start for start in starts)
+        ]
 
     def pad(self, rows: Sequence[Sequence[int]]) -> Batch:
         """``rows`` as one left-padded batch."""

@@ -1,0 +1,58 @@
+"""Dense layers by the faster of two kernels.
+
+On the CPU in float32, torch sends matrix products to MKL, which on some processors runs at half
+the speed of oneDNN (measured on a Zen 5: 90 against 210 GFLOPS, and the tanh GELU comes free).
+torch itself uses the same operator in compiled models. Invariant: a module that a hook acts on,
+or whose gradient is wanted, runs itself.
+"""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers.activations import NewGELUActivation
+from transformers.pytorch_utils import Conv1D
+
+from errata_server.engine.hooks import is_hooked
+
+_LINEAR: Any
+try:
+    _LINEAR = torch.ops.mkldnn._linear_pointwise  # noqa: SLF001 - it has no public name
+except AttributeError:  # torch built without oneDNN
+    _LINEAR = None
+
+
+def dense(module: nn.Module, inputs: Float[Tensor, "*rows d_in"]) -> Float[Tensor, "*rows d_out"]:
+    """``module(inputs)`` for a dense layer, be it a Linear or GPT-2's Conv1D."""
+    return _dense(module, inputs, "none", "")
+
+
+def dense_activated(
+    module: nn.Module, activation: nn.Module, inputs: Float[Tensor, "*rows d_in"]
+) -> Float[Tensor, "*rows d_out"]:
+    """``activation(module(inputs))``."""
+    if isinstance(activation, NewGELUActivation) and _fits(module, inputs):
+        return _dense(module, inputs, "gelu", "tanh")
+    return activation(dense(module, inputs))  # type: ignore[no-any-return]
+
+
+def _dense(module: nn.Module, inputs: Tensor, activation: str, variant: str) -> Tensor:
+    if not _fits(module, inputs):
+        return module(inputs)  # type: ignore[no-any-return]
+    weight: Tensor = module.get_parameter("weight")
+    bias = dict(module.named_parameters()).get("bias")
+    if isinstance(module, Conv1D):
+        weight = weight.T
+    return _LINEAR(inputs, weight, bias, activation, [], variant)  # type: ignore[no-any-return]
+
+
+def _fits(module: nn.Module, inputs: Tensor) -> bool:
+    return (
+        _LINEAR is not None
+        and isinstance(module, nn.Linear | Conv1D)
+        and inputs.device.type == "cpu"
+        and inputs.dtype == torch.float32
+        and not torch.is_grad_enabled()
+        and not is_hooked(module)
+    )

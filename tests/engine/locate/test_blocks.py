@@ -1,0 +1,104 @@
+"""The model taken apart computes what the whole model computes, on either kernel."""
+
+from typing import Any, Final
+
+import pytest
+import torch
+from torch import nn
+from transformers import (
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+from transformers.activations import NewGELUActivation
+from transformers.pytorch_utils import Conv1D
+
+from errata_server.domain.errors import PromptTooLongError
+from errata_server.engine.checkpoint import load_checkpoint
+from errata_server.engine.hooks import rewriting
+from errata_server.engine.locate import kernels
+from errata_server.engine.locate.blocks import blocks_of, run_layer
+from tests.support import tiny_models
+
+SMALL: Final[dict[str, Any]] = {
+    "vocab_size": tiny_models.VOCABULARY,
+    "hidden_size": 48,
+    "intermediate_size": 80,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "initializer_range": 0.25,
+}
+
+
+def write(folder, family):
+    torch.manual_seed(0)
+    if family == "gpt2":
+        return tiny_models.write_gpt2(folder)
+    if family == "llama":
+        return tiny_models.write_llama(folder)
+    model = {
+        "mistral": lambda: MistralForCausalLM(MistralConfig(**SMALL, sliding_window=20)),
+        "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**SMALL)),
+    }[family]()
+    model.save_pretrained(folder)
+    tiny_models.llama_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(params=["gpt2", "llama", "mistral", "qwen2"])
+def checkpoint(request, tmp_path):
+    return load_checkpoint(str(write(tmp_path, request.param)))
+
+
+@pytest.mark.parametrize("kernel", ["oneDNN", "the module's own"])
+def test_layer_by_layer_is_the_whole_model(checkpoint, kernel, monkeypatch):
+    if kernel == "the module's own":
+        monkeypatch.setattr(kernels, "_LINEAR", None)
+    blocks = blocks_of(checkpoint)
+    ids = torch.randint(2, 400, (3, 17), generator=torch.Generator().manual_seed(0))
+
+    with torch.no_grad():
+        whole = checkpoint.model(ids).logits
+        residual = blocks.place(blocks.embed(ids), torch.arange(17))
+        for layer in range(blocks.layers):
+            residual = run_layer(blocks, layer, residual).after
+        found = blocks.logits(residual)
+    assert torch.allclose(found, whole, atol=2e-5)
+
+
+def test_a_prompt_longer_than_a_sliding_window_is_refused(tmp_path):
+    blocks = blocks_of(load_checkpoint(str(write(tmp_path, "mistral"))))
+
+    blocks.require_sight(20)
+    with pytest.raises(PromptTooLongError, match="attention sees 20"):
+        blocks.require_sight(21)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_dense_layer_is_its_module(bias):
+    torch.manual_seed(0)
+    inputs = torch.randn(2, 5, 24)
+    layers = [nn.Linear(24, 40, bias=bias), Conv1D(40, 24)]
+    for layer in layers:
+        with torch.no_grad():
+            assert torch.allclose(kernels.dense(layer, inputs), layer(inputs), atol=1e-5)
+            for activation in (NewGELUActivation(), nn.SiLU()):
+                found = kernels.dense_activated(layer, activation, inputs)
+                assert torch.allclose(found, activation(layer(inputs)), atol=1e-5)
+
+
+def test_what_acts_on_a_module_acts_in_its_faster_kernel_too():
+    layer, inputs = nn.Linear(4, 4), torch.ones(1, 1, 4)
+
+    with torch.no_grad(), rewriting(layer, lambda _, output: output + 100):
+        assert kernels.dense(layer, inputs).min() > 50
+
+
+def test_gradients_flow_where_they_are_wanted():
+    layer, inputs = nn.Linear(4, 4), torch.ones(1, 1, 4, requires_grad=True)
+
+    kernels.dense(layer, inputs).sum().backward()
+    assert inputs.grad is not None
