@@ -16,9 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from errata_server.domain.errors import NotCalibratedError
-from errata_server.domain.facts import CheckPrompt, EditRequest, Fact
 from errata_server.domain.known_facts import KnownFact, KnownFacts
-from errata_server.domain.measurements import Answer
 from errata_server.domain.operations import Progress, ReportProgress
 from errata_server.domain.patches import Composition
 from errata_server.domain.profiles import Profile
@@ -26,9 +24,9 @@ from errata_server.engine import moments
 from errata_server.engine.bank import compose
 from errata_server.engine.editor import compute_patch, subject_keys
 from errata_server.engine.keys import keys_at_subject
-from errata_server.engine.measure import ask
-from errata_server.engine.runner import BASE, Runner
+from errata_server.engine.runner import Runner
 from errata_server.engine.solve import factor_second_moment, match, match_keys
+from errata_server.engine.trials import Shares, Trial, ask_trial, known_among, shares, trial_of
 
 MINIMUM_KNOWN: Final = 24
 ASKED: Final = 300
@@ -39,7 +37,6 @@ PREFIX_WORDS: Final = 12
 GUARD_SUBJECTS: Final = 40
 LAYER_TRIALS: Final = 10
 STEP_TRIALS: Final = 8
-NEIGHBOURS: Final = 4
 RIDGE: Final = 1e-3
 FIRING_RATE: Final = 5e-5
 """Share of ordinary keys a guard may fire on."""
@@ -59,31 +56,12 @@ CLAMPS: Final = (4.0, 12.0, 30.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Trial:
-    """A known fact to be edited to another object of its relation, and how to judge it."""
-
-    request: EditRequest
-    efficacy: tuple[CheckPrompt, ...]
-    paraphrases: tuple[CheckPrompt, ...]
-    neighbours: tuple[CheckPrompt, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """How a setting did over its trials; shares of 1."""
+class Outcome(Shares):
+    """How a setting did over its trials."""
 
     converged: float
-    efficacy: float
-    paraphrase: float
-    neighbourhood: float
     steps: float
     residual_norm: float
-
-    @property
-    def score(self) -> float:
-        """Harmonic mean of efficacy, paraphrase and neighbourhood, as CounterFact's S."""
-        parts = (self.efficacy, self.paraphrase, self.neighbourhood)
-        return len(parts) / sum(1 / part for part in parts) if all(parts) else 0.0
 
 
 @dataclass(slots=True)
@@ -173,16 +151,7 @@ def find_known(runner: Runner, known_facts: KnownFacts, chooser: random.Random) 
     facts = list(known_facts.facts)
     chooser.shuffle(facts)
     asked = facts[:ASKED]
-    prompts, owners = [], []
-    for fact in asked:
-        for template in range(min(3, len(known_facts.templates[fact.relation]))):
-            prompts.append(
-                CheckPrompt(prompt=known_facts.prompt(fact, template), expected=fact.object)
-            )
-            owners.append(fact)
-    answers = ask(runner, prompts, BASE, BASE)
-    wrong = {id(o) for o, answer in zip(owners, answers, strict=True) if not answer.held_before}
-    known = [fact for fact in asked if id(fact) not in wrong]
+    known = known_among(runner, known_facts, asked)
     if len(known) < MINIMUM_KNOWN:
         raise NotCalibratedError(
             f"the model knows {len(known)} of the {len(asked)} facts it was asked; calibration "
@@ -303,23 +272,21 @@ def _run(
 ) -> Outcome:
     runner = work.runner
     converged, steps, norms = 0, 0, 0.0
-    groups: dict[str, list[Answer]] = {"efficacy": [], "paraphrases": [], "neighbours": []}
+    answers = []
     for trial in trials:
         patch = compute_patch(runner, trial.request, profile, factor, progress=_checking(work))
         bank = compose([patch], Composition.GUARDED, runner.device)
-        groups["efficacy"] += ask(runner, trial.efficacy, BASE, bank)
-        groups["paraphrases"] += ask(runner, trial.paraphrases, BASE, bank)
-        groups["neighbours"] += ask(runner, trial.neighbours, BASE, bank)
+        answers.append(ask_trial(runner, trial, bank))
         converged += patch.manifest.optimisation.converged
         steps += patch.manifest.optimisation.steps
         norms += patch.manifest.optimisation.residual_norm
         work.stages.finish(f"layer {profile.layer}, step size {profile.learning_rate:g}")
-    kept = [answer for answer in groups["neighbours"] if answer.held_before]
+    held = shares(answers)
     return Outcome(
         converged=converged / len(trials),
-        efficacy=_held(groups["efficacy"]),
-        paraphrase=_held(groups["paraphrases"]),
-        neighbourhood=_held(kept),
+        efficacy=held.efficacy,
+        paraphrase=held.paraphrase,
+        neighbourhood=held.neighbourhood,
         steps=steps / len(trials),
         residual_norm=norms / len(trials),
     )
@@ -342,10 +309,6 @@ def _checking(work: _Calibration) -> Callable[[Progress], None]:
     return report
 
 
-def _held(answers: Sequence[Answer]) -> float:
-    return sum(answer.held_after for answer in answers) / len(answers) if answers else 1.0
-
-
 def _evidence(outcome: Outcome) -> dict[str, float]:
     return {
         "converged": outcome.converged,
@@ -360,7 +323,7 @@ def _evidence(outcome: Outcome) -> dict[str, float]:
 def _trials(work: _Calibration, count: int, chooser: random.Random) -> list[Trial]:
     trials = []
     for fact in chooser.sample(work.known, len(work.known)):
-        trial = _trial(work, fact, chooser)
+        trial = trial_of(work.known_facts, fact, work.known, chooser)
         if trial is not None:
             trials.append(trial)
         if len(trials) == count:
@@ -371,35 +334,6 @@ def _trials(work: _Calibration, count: int, chooser: random.Random) -> list[Tria
             "file whose relations have several objects each"
         )
     return trials
-
-
-def _trial(work: _Calibration, fact: KnownFact, chooser: random.Random) -> Trial | None:
-    """``fact`` edited to another object of its relation; None where there is no other."""
-    related = work.known_facts.of_relation(fact.relation)
-    objects = sorted({other.object for other in related} - {fact.object})
-    if not objects:
-        return None
-    target = chooser.choice(objects)
-    templates = work.known_facts.templates[fact.relation]
-    edited = chooser.choice([i for i in range(len(templates)) if i not in fact.held_out])
-    others = [f for f in work.known if f.subject != fact.subject]
-    near = [f for f in others if f.relation == fact.relation] or others
-    neighbours = chooser.sample(near, min(NEIGHBOURS, len(near)))
-    return Trial(
-        request=EditRequest(
-            subject=fact.subject, facts=(Fact(template=templates[edited], target=target),)
-        ),
-        efficacy=(CheckPrompt(prompt=work.known_facts.prompt(fact, edited), expected=target),),
-        paraphrases=tuple(
-            CheckPrompt(prompt=work.known_facts.prompt(fact, i), expected=target)
-            for i in range(len(templates))
-            if i != edited
-        ),
-        neighbours=tuple(
-            CheckPrompt(prompt=work.known_facts.prompt(other), expected=other.object)
-            for other in neighbours
-        ),
-    )
 
 
 def _first_profile(work: _Calibration, layer: int) -> Profile:

@@ -5,6 +5,7 @@ are live.
 """
 
 from collections.abc import Sequence
+from typing import Final
 
 import torch
 from jaxtyping import Float
@@ -16,6 +17,7 @@ from errata_server.domain.facts import EditRequest
 from errata_server.domain.operations import ReportProgress
 from errata_server.domain.patches import OptimisationRecord, PatchManifest
 from errata_server.domain.profiles import Profile
+from errata_server.domain.traces import TokenRole
 from errata_server.engine.keys import (
     MAXIMUM_KEYS,
     MINIMUM_AGREEMENT,
@@ -27,6 +29,9 @@ from errata_server.engine.runner import Runner
 from errata_server.engine.solve import match, match_keys
 from errata_server.engine.values import ValueSolution, optimise_value
 
+OF_SUBJECT: Final = frozenset({TokenRole.FIRST_SUBJECT, TokenRole.LAST_SUBJECT})
+"""Roles of tokens that the bare subject has."""
+
 
 def compute_patch(
     runner: Runner,
@@ -34,12 +39,15 @@ def compute_patch(
     profile: Profile,
     factor: Float[Tensor, "d_in d_in"],
     *,
+    role: TokenRole = TokenRole.LAST_SUBJECT,
     progress: ReportProgress,
 ) -> PatchTensors:
     """The patch that makes ``request`` true, converged or not.
 
     Args:
         factor: Cholesky factor of the second moment at the profile's layer.
+        role: The token whose key is recognised; another than the subject's last is for the
+            editing sweep, which shows what that costs.
 
     Raises:
         PromptTooLongError: a prompt with its prefix and target does not fit the context.
@@ -49,10 +57,12 @@ def compute_patch(
     """
     with telemetry.stage("keys"):
         prompts = [fact.prompt(request.subject) for fact in request.facts]
-        keys, agreement = subject_keys(runner, request.subject, profile, factor, prompts=prompts)
+        keys, agreement = subject_keys(
+            runner, request.subject, profile, factor, prompts=prompts, role=role
+        )
         matchers, leverages = match_keys(keys, factor)
     with telemetry.stage("values"):
-        solution = optimise_value(runner, request, profile, progress=progress)
+        solution = optimise_value(runner, request, profile, role=role, progress=progress)
     if not bool(solution.residual.any()):
         raise NoEffectError(
             f"the base model prefers every target about {request.subject!r} in every context "
@@ -87,15 +97,21 @@ def subject_keys(
     factor: Float[Tensor, "d_in d_in"],
     *,
     prompts: Sequence[str] = (),
+    role: TokenRole = TokenRole.LAST_SUBJECT,
 ) -> tuple[Float[Tensor, "key d_in"], float]:
     """(keys, rho_u): the averaged key, and more of the same value where it falls short.
 
     The average is over every prefix, the bare subject included. Where it would miss the bare
     subject (often another tokenisation: no space before it), mixing the two serves neither,
     so the prefixed average and the unprefixed key become two keys. The subject's key in one
-    of ``prompts`` that still goes unrecognised becomes a key too, `MAXIMUM_KEYS` in all.
+    of ``prompts`` that still goes unrecognised becomes a key too, `MAXIMUM_KEYS` in all. A
+    token behind the subject has its keys in the first of ``prompts``, there being none in the
+    bare subject.
     """
-    prefixed, bare = prefixed_keys(runner, profile.module, subject, profile.prefixes)
+    text = subject if role in OF_SUBJECT else prompts[0]
+    prefixed, bare = prefixed_keys(
+        runner, profile.module, subject, profile.prefixes, role=role, bare=text
+    )
     prefixed, bare = prefixed.cpu(), bare.cpu()
     averaged = torch.cat([prefixed, bare[None]]).mean(dim=0)
     matchers, _ = match_keys(averaged[None], factor)
@@ -103,7 +119,7 @@ def subject_keys(
     covered = agreement >= MINIMUM_AGREEMENT
     keys = averaged[None] if covered else torch.stack([prefixed.mean(dim=0), bare])
     if prompts:
-        asked = keys_at_subject(runner, profile.module, prompts, subject).cpu()
+        asked = keys_at_subject(runner, profile.module, prompts, subject, role=role).cpu()
         keys = _widened(keys, asked, factor)
     return keys, agreement
 

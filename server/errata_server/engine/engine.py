@@ -3,6 +3,7 @@
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -21,6 +22,7 @@ from errata_server.domain.facts import EditRequest
 from errata_server.domain.generation import GeneratedChunk, GenerationOptions, PromptScore
 from errata_server.domain.ids import Digest, EditId
 from errata_server.domain.known_facts import KnownFacts
+from errata_server.domain.locators import LocateRequest, Location, Locator
 from errata_server.domain.measurements import Measurements, PatchInspection, VerificationPlan
 from errata_server.domain.operations import ReportProgress
 from errata_server.domain.patches import (
@@ -31,11 +33,25 @@ from errata_server.domain.patches import (
     ServedWeights,
 )
 from errata_server.domain.profiles import ModelDescription, Profile
+from errata_server.domain.traces import (
+    AverageTrace,
+    CausalTrace,
+    LabelledText,
+    Proxy,
+    ProxyQuestion,
+    TraceRequest,
+)
 from errata_server.engine import answers, inspection, moments
 from errata_server.engine.bank import Bank, compose
 from errata_server.engine.calibrate import calibrate
 from errata_server.engine.checkpoint import load_checkpoint, tensors_digest
 from errata_server.engine.editor import compute_patch
+from errata_server.engine.locate import table
+from errata_server.engine.locate.averages import average_trace
+from errata_server.engine.locate.blocks import blocks_of
+from errata_server.engine.locate.causal import Tracer
+from errata_server.engine.locate.corruption import subject_sigma
+from errata_server.engine.locate.proxy import ProxyReader, fit_proxy
 from errata_server.engine.measure import EXTRA_TOKENS, measure
 from errata_server.engine.patch import PatchTensors, decode, encode
 from errata_server.engine.runner import BASE, Runner
@@ -54,6 +70,7 @@ def load(
     device: str = "auto",
     dtype: str = "auto",
     texts: Sequence[str] = (),
+    subjects: Sequence[str] = (),
 ) -> "TorchEngine":
     """An engine over the checkpoint at ``source``.
 
@@ -63,19 +80,25 @@ def load(
         device: A torch device, or ``auto``.
         dtype: A torch dtype's name, or ``auto``.
         texts: Ordinary text for second moments.
+        subjects: Subjects the model knows; the spread of their embeddings is the unit of a
+            causal trace's noise.
 
     Raises:
         UnsupportedModelError: the checkpoint cannot be loaded or edited.
     """
     runner = Runner(load_checkpoint(source, device=device, dtype=dtype))
-    return TorchEngine(runner, cache=cache, texts=tuple(texts))
+    return TorchEngine(runner, cache=cache, texts=tuple(texts), subjects=subjects)
 
 
 class TorchEngine:
     """A checkpoint with its profile, second moments and decoded patches."""
 
-    def __init__(self, runner: Runner, *, cache: Path, texts: tuple[str, ...]) -> None:
+    def __init__(
+        self, runner: Runner, *, cache: Path, texts: tuple[str, ...], subjects: Sequence[str] = ()
+    ) -> None:
         self._runner = runner
+        blocks = blocks_of(runner.checkpoint)
+        self._sigma = runner.run(partial(subject_sigma, blocks, runner.tokens, subjects))
         self._cache = cache
         self._texts = texts
         self._corpus = moments.corpus_digest(texts)
@@ -210,9 +233,56 @@ class TorchEngine:
         self.use_profile(profile)
         return profile
 
+    def trace(
+        self, request: TraceRequest, weights: ServedWeights, *, progress: ReportProgress
+    ) -> CausalTrace:
+        """See `Engine.trace`."""
+        return self._tracer(weights).trace(request, progress=progress)
+
+    def average_trace(
+        self, requests: Sequence[TraceRequest], weights: ServedWeights, *, progress: ReportProgress
+    ) -> AverageTrace:
+        """See `Engine.average_trace`."""
+        return average_trace(self._tracer(weights), requests, progress=progress)
+
+    def fit_proxy(
+        self,
+        texts: Sequence[LabelledText],
+        question: ProxyQuestion,
+        weights: ServedWeights,
+        *,
+        positive: str,
+        seed: int,
+        progress: ReportProgress,
+    ) -> Proxy:
+        """See `Engine.fit_proxy`."""
+        reader = ProxyReader(runner=self._runner, bank=_bank(weights), question=question)
+        return fit_proxy(reader, texts, positive=positive, seed=seed, progress=progress)
+
+    def locators(self) -> tuple[Locator, ...]:
+        """See `Engine.locators`."""
+        return table.locators()
+
+    def locate(
+        self,
+        request: LocateRequest,
+        weights: ServedWeights,
+        *,
+        known_facts: KnownFacts,
+        progress: ReportProgress,
+    ) -> Location:
+        """See `Engine.locate`."""
+        means = table.Means(
+            texts=self._texts, known_facts=known_facts, profile=self._profile, cache=self._cache
+        )
+        return table.locate(self._runner, _bank(weights), request, means=means, progress=progress)
+
     def close(self) -> None:
         """See `Engine.close`."""
         self._runner.close()
+
+    def _tracer(self, weights: ServedWeights) -> Tracer:
+        return Tracer(runner=self._runner, bank=_bank(weights), sigma=self._sigma)
 
     def _calibrated(self) -> Profile:
         """The profile, made over the very text this engine takes second moments from."""

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from errata_server.domain.traces import TokenRole
 from errata_server.engine.runner import Runner
 from errata_server.engine.tokens import join
 
@@ -27,15 +28,20 @@ MAXIMUM_KEYS: Final = 4
 
 
 def keys_at_subject(
-    runner: Runner, module: str, texts: Sequence[str], subject: str
+    runner: Runner,
+    module: str,
+    texts: Sequence[str],
+    subject: str,
+    *,
+    role: TokenRole = TokenRole.LAST_SUBJECT,
 ) -> Float[Tensor, "text d_in"]:
-    """The key at the last token of ``subject``'s last mention in each text, base model.
+    """The key at ``role``'s token of ``subject``'s last mention in each text, base model.
 
     Raises:
         SubjectNotFoundError: a text does not name the subject.
         PromptTooLongError: a text does not fit the context.
     """
-    ends = [runner.tokens.subject_end(text, subject) for text in texts]
+    ends = [runner.tokens.place(text, subject, role) for text in texts]
     batch = runner.tokens.pad([runner.tokens.fit(text) for text in texts])
     (inputs,) = runner.inputs(batch, [module])
     rows = torch.arange(len(texts), device=inputs.device)
@@ -43,12 +49,22 @@ def keys_at_subject(
 
 
 def prefixed_keys(
-    runner: Runner, module: str, subject: str, prefixes: Sequence[str]
+    runner: Runner,
+    module: str,
+    subject: str,
+    prefixes: Sequence[str],
+    *,
+    role: TokenRole = TokenRole.LAST_SUBJECT,
+    bare: str = "",
 ) -> tuple[Float[Tensor, "prefix d_in"], Float[Tensor, " d_in"]]:
     """The keys behind each of ``prefixes`` that is not empty, and the unprefixed key.
 
     Where every prefix is empty, the unprefixed key stands for them.
+
+    Args:
+        bare: The text without a prefix; the subject where empty.
     """
-    texts = [join(prefix, subject) for prefix in prefixes if prefix] or [subject]
-    keys = keys_at_subject(runner, module, [subject, *texts], subject)
+    bare = bare or subject
+    texts = [join(prefix, bare) for prefix in prefixes if prefix] or [bare]
+    keys = keys_at_subject(runner, module, [bare, *texts], subject, role=role)
     return keys[1:], keys[0]

@@ -18,6 +18,7 @@ from torch.nn import functional
 from errata_server.domain.facts import EditRequest
 from errata_server.domain.operations import Progress, ReportProgress
 from errata_server.domain.profiles import Profile
+from errata_server.domain.traces import TokenRole
 from errata_server.engine.architecture import projection
 from errata_server.engine.hooks import rewriting
 from errata_server.engine.runner import Runner
@@ -40,7 +41,9 @@ class ValueProblem:
     """
 
     batch: Batch
-    subject_columns: Int[Tensor, " row"]
+    edited_columns: Int[Tensor, " row"]
+    """Where each row gets the residual, counted from the end."""
+
     labels: Int[Tensor, "context target"]
     """Target ids aligned with the last columns, `IGNORED` where a target is shorter."""
 
@@ -77,9 +80,14 @@ class _Look:
 
 
 def optimise_value(
-    runner: Runner, request: EditRequest, profile: Profile, *, progress: ReportProgress
+    runner: Runner,
+    request: EditRequest,
+    profile: Profile,
+    *,
+    role: TokenRole = TokenRole.LAST_SUBJECT,
+    progress: ReportProgress,
 ) -> ValueSolution:
-    """The residual for ``request`` at the profile's projection.
+    """The residual for ``request`` at the profile's projection, added at ``role``'s token.
 
     Tries the profile's step size, then a smaller and a larger one; the best attempt is
     returned, converged or not, so that a report can show it.
@@ -87,7 +95,7 @@ def optimise_value(
     Raises:
         CancelledError: ``progress`` asked for it.
     """
-    problem = state_problem(runner, request, profile)
+    problem = state_problem(runner, request, profile, role=role)
     best: ValueSolution | None = None
     for restart in range(len(STEP_SIZES)):
         solution = _descend(runner, problem, profile, restart=restart, progress=progress)
@@ -99,7 +107,13 @@ def optimise_value(
     return best
 
 
-def state_problem(runner: Runner, request: EditRequest, profile: Profile) -> ValueProblem:
+def state_problem(
+    runner: Runner,
+    request: EditRequest,
+    profile: Profile,
+    *,
+    role: TokenRole = TokenRole.LAST_SUBJECT,
+) -> ValueProblem:
     """Tokenise every context of ``request`` and run the base model once over them.
 
     Raises:
@@ -112,11 +126,11 @@ def state_problem(runner: Runner, request: EditRequest, profile: Profile) -> Val
         for prefix in profile.prefixes:
             text = join(prefix, fact.prompt(request.subject))
             rows.append(runner.tokens.fit(text, room=len(target)) + target[:-1])
-            ends.append(runner.tokens.subject_end(text, request.subject) - len(target) + 1)
+            ends.append(runner.tokens.place(text, request.subject, role) - len(target) + 1)
             targets.append(target)
     essence = ESSENCE.format(request.subject)
     rows.append(runner.tokens.fit(essence))
-    ends.append(runner.tokens.subject_end(essence, request.subject))
+    ends.append(runner.tokens.place(essence, request.subject, role))
     batch = runner.tokens.pad(rows)
     width = max(len(target) for target in targets)
     labels = torch.full((len(targets), width), IGNORED)
@@ -126,7 +140,7 @@ def state_problem(runner: Runner, request: EditRequest, profile: Profile) -> Val
     base = runner.logits(batch, last=1)[-1, -1].float()
     return ValueProblem(
         batch=batch,
-        subject_columns=columns,
+        edited_columns=columns,
         labels=labels.to(runner.device),
         essence=functional.log_softmax(base, dim=-1),
         # Its hook must not be seen by passes of others, so it goes on and off on their thread.
@@ -135,7 +149,7 @@ def state_problem(runner: Runner, request: EditRequest, profile: Profile) -> Val
 
 
 def _value_norm(runner: Runner, profile: Profile, batch: Batch, columns: Tensor) -> float:
-    """Mean norm of the projection's output at the subject's last token, base model."""
+    """Mean norm of the projection's output where the residual is to go, base model."""
     seen: list[Tensor] = []
 
     def observe(_: Tensor, output: Tensor) -> Tensor:
@@ -202,7 +216,7 @@ class _Descent:
         )
 
     def _add(self, _: Tensor, output: Tensor) -> Tensor:
-        columns = self.problem.subject_columns
+        columns = self.problem.edited_columns
         mark = torch.zeros(output.shape[:2], dtype=output.dtype, device=output.device)
         mark[torch.arange(len(columns), device=output.device), columns] = 1
         return output + mark[..., None] * self.residual.to(output.dtype)
