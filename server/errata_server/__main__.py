@@ -93,6 +93,9 @@ def serve(
     drain_seconds: Annotated[
         float | None, typer.Option(help="Time for calls in flight after SIGTERM.")
     ] = None,
+    trace_memory_mib: Annotated[
+        int | None, typer.Option(help="Most memory a trace may take, in MiB.")
+    ] = None,
     ready_file: Annotated[
         Path | None, typer.Option(help="Write addresses and process id here once ready.")
     ] = None,

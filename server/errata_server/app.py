@@ -51,6 +51,7 @@ from errata_server.service.plans import Planner
 from errata_server.service.ports import Engine
 from errata_server.service.proposals import Proposals
 from errata_server.service.serving import Serving
+from errata_server.service.traces import Traces
 from errata_server.version import VERSION
 
 LOOPBACK: Final = "127.0.0.1"
@@ -258,6 +259,14 @@ def assemble(settings: Settings, engine: Engine, database: Database) -> App:
         ),
         operations=operations,
         serving=serving,
+        traces=Traces(
+            engine=engine,
+            ledger=ledger,
+            serving=serving,
+            operations=operations,
+            known_facts=known_facts,
+            memory_mib=settings.trace_memory_mib,
+        ),
         pools=Pools(),
     )
     return App(settings, engine, database, services)
@@ -310,6 +319,7 @@ def load_engine(settings: Settings) -> Engine:
         device=settings.device,
         dtype=settings.dtype,
         texts=files.read_texts(settings.texts).corpus,
+        subjects=files.read_known_facts(settings.known_facts).subjects,
     )
 
 

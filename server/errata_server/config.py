@@ -75,6 +75,9 @@ class Settings(BaseSettings):
     drain_seconds: float = Field(default=20.0, ge=0, le=3_600, allow_inf_nan=False)
     """How long calls in flight may take to finish after SIGTERM."""
 
+    trace_memory_mib: int = Field(default=1_024, ge=1, le=1_048_576)
+    """Most memory a trace's cells in flight may take; what a request gets that asks for none."""
+
     ready_file: Path | None = None
     """Written once the server is ready, with its addresses and process id."""
 

@@ -68,7 +68,10 @@ _RPC_RECEIVED = _counter("grpc_server_msg_received_total", "Messages received.",
 _RPC_SENT = _counter("grpc_server_msg_sent_total", "Messages sent.", _METHOD)
 
 _STAGE = _histogram(
-    "errata_stage_seconds", "Time spent in a stage of an edit.", ("stage",), buckets=_STAGE_SECONDS
+    "errata_stage_seconds",
+    "Time spent in a stage of an edit, or in a trace.",
+    ("stage",),
+    buckets=_STAGE_SECONDS,
 )
 _MEASURED: Final = {
     CheckKind.EFFICACY: (
@@ -118,7 +121,7 @@ _MODEL = Info("errata_model", "Architecture of the served model.", registry=REGI
 
 @contextmanager
 def stage(name: str) -> Iterator[None]:
-    """Time a stage of an edit: keys, values, checks, compose, commit or publish."""
+    """Time a stage: of an edit (keys, values, checks, compose, commit, publish), or a trace."""
     started = perf_counter()
     try:
         yield

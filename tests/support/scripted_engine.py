@@ -53,6 +53,7 @@ from errata_server.domain.patches import (
 )
 from errata_server.domain.payloads import MANIFEST_KEY, read_manifest
 from errata_server.domain.profiles import ModelDescription, Profile
+from tests.support.scripted_traces import LAYERS, ScriptedTraces
 
 CONTEXT: Final = 64
 """Words a prompt and its continuation may have."""
@@ -79,7 +80,7 @@ class ScriptedPatch:
 
 
 @dataclass(slots=True)
-class ScriptedEngine:
+class ScriptedEngine(ScriptedTraces):
     """Implements `errata_server.service.ports.Engine` over a table of answers.
 
     A live patch changes the answer to its own prompts, behind any text, and to prompts that
@@ -127,7 +128,7 @@ class ScriptedEngine:
             digest=self._loaded,
             source="scripted",
             architecture="scripted",
-            layers=2,
+            layers=LAYERS,
             d_model=4,
             d_in=8,
             vocabulary=100,
@@ -281,6 +282,9 @@ class ScriptedEngine:
         bank = weights.bank
         assert isinstance(bank, tuple)
         return self._say(prompt, bank)
+
+    def fit(self, prompt: str) -> None:
+        _fit(prompt)
 
     def _say(self, prompt: str, bank: tuple[ScriptedPatch, ...]) -> str:
         asked = _ending(prompt, self.base)

@@ -25,10 +25,12 @@ from errata_server.service.operations import Operations
 from errata_server.service.plans import Planner
 from errata_server.service.proposals import Proposals
 from errata_server.service.serving import Serving
+from errata_server.service.traces import Traces
 from tests.support import MODEL, NOON, edit_request, known_facts
 from tests.support.scripted_engine import ScriptedEngine, answers_of
 
 DRIFT_TEXTS: Final = ("The river was low that year. People walked across it.", "Snow fell early.")
+TRACE_MEMORY_MIB: Final = 256
 PATIENCE: Final = 20.0
 """Seconds a test waits for an operation before it gives up."""
 
@@ -84,6 +86,7 @@ class Services:
     history: History
     inference: Inference
     models: Models
+    traces: Traces
 
     def propose(self, request: EditRequest | None = None, request_id: str = "") -> Operation:
         """Propose an edit and wait until that has ended."""
@@ -165,6 +168,14 @@ def _services(engine: ScriptedEngine, ledger: Ledger, policy: Policy) -> Service
             texts=DRIFT_TEXTS,
             now=_noon,
             started_at=NOON,
+        ),
+        traces=Traces(
+            engine=engine,
+            ledger=ledger,
+            serving=serving,
+            operations=operations,
+            known_facts=known,
+            memory_mib=TRACE_MEMORY_MIB,
         ),
     )
 

@@ -16,6 +16,7 @@ from errata.v1 import (
     inference_pb2_grpc,
     ledger_pb2_grpc,
     models_pb2_grpc,
+    traces_pb2_grpc,
     types_pb2,
 )
 from tests.support import CITY
@@ -93,6 +94,7 @@ class Wire:
         self.inference = inference_pb2_grpc.InferenceServiceStub(channel)
         self.ledger = ledger_pb2_grpc.LedgerServiceStub(channel)
         self.models = models_pb2_grpc.ModelServiceStub(channel)
+        self.traces = traces_pb2_grpc.TraceServiceStub(channel)
         self.operations = operations_pb2_grpc.OperationsStub(channel)
 
     def start(

@@ -132,7 +132,7 @@ def operation_from_body(body: bytes) -> Operation:
     """Inverse of `operation_body`."""
     fields: dict[str, Any] = canonical.decode(body)
     finished, failure = fields["finished_at"], fields["failure"]
-    fields["kind"] = OperationKind(fields["kind"])
+    fields["kind"] = OperationKind.read(fields["kind"])
     fields["state"] = OperationState(fields["state"])
     fields["progress"] = Progress(**fields["progress"])
     fields["created_at"] = datetime.fromisoformat(fields["created_at"])

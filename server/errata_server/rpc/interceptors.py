@@ -33,16 +33,21 @@ REQUEST_ID_KEY: Final = "x-request-id"
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _CALLERS_WORDS: Final = frozenset(
     {
+        "answer",
         "comment",
         "continuations",
         "expected",
+        "foil",
         "override_reason",
         "prompt",
         "reason",
+        "replacements",
         "stop",
         "subject",
+        "suffix",
         "target",
         "template",
+        "text",
         "texts",
     }
 )

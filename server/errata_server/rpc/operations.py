@@ -10,17 +10,34 @@ from google.longrunning import operations_pb2_grpc
 from google.protobuf import empty_pb2
 from google.protobuf.message import Message
 
-from errata.v1 import edits_pb2, models_pb2
-from errata_server.domain.errors import CancelledError, InvalidInputError
-from errata_server.domain.ids import EditId, OperationId, ProfileId, ReportId
+from errata.v1 import edits_pb2, models_pb2, traces_pb2, types_pb2
+from errata_server.domain.errors import (
+    CancelledError,
+    ErrataError,
+    InvalidInputError,
+    InvalidPatchError,
+)
+from errata_server.domain.ids import Digest, EditId, OperationId, ProfileId, ReportId
+from errata_server.domain.locators import Location
 from errata_server.domain.operations import (
     Operation,
     OperationFailure,
     OperationKind,
     OperationState,
 )
+from errata_server.domain.traces import AverageTrace, CausalTrace, Provenance, Proxy
 from errata_server.rpc import calls, status
-from errata_server.rpc.convert import edits, models, names, pages, reports, values
+from errata_server.rpc.convert import (
+    edits,
+    locators,
+    models,
+    names,
+    pages,
+    reports,
+    revisions,
+    traces,
+    values,
+)
 from errata_server.rpc.convert import operations as convert
 from errata_server.rpc.services import Context, Services
 
@@ -30,9 +47,17 @@ WAIT_SLICE_SECONDS: Final = 0.5
 POLL_SECONDS: Final = 0.05
 """Between two looks at an operation that runs in another server, where waiting returns at once."""
 
+LARGEST_PAGE_BYTES: Final = 8 * 1024 * 1024
+"""A page of operations ends early beyond it, whatever its size in operations."""
+
 COLLECTION: Final = "operations"
 _CANCELLED: Final = OperationFailure(
     reason=CancelledError.reason, message="the operation was cancelled"
+)
+_UNREADABLE: Final = OperationFailure(
+    reason=ErrataError.reason,
+    message="the operation succeeded on another version of errata-server, which alone can show "
+    "its result",
 )
 
 
@@ -46,6 +71,10 @@ class OperationMessages:
             OperationKind.VERIFY: self._verified,
             OperationKind.CALIBRATE: self._calibrated,
             OperationKind.COLLECT_MOMENTS: _collected,
+            OperationKind.TRACE: self._traced,
+            OperationKind.AVERAGE_TRACE: self._averaged,
+            OperationKind.FIT_PROXY: self._fitted,
+            OperationKind.LOCATE: self._located,
         }
 
     async def started(self, start: Callable[[], Operation]) -> pb.Operation:
@@ -56,10 +85,23 @@ class OperationMessages:
         """The operation as clients see it; blocks for the ledger."""
         response, error = None, None
         if operation.state is OperationState.SUCCEEDED:
-            response = self._response_of[operation.kind](operation.result)
+            response = self._response(operation)
+            error = None if response is not None else status.failure_to_status(_UNREADABLE)
         elif operation.done:
             error = status.failure_to_status(operation.failure or _CANCELLED)
         return convert.operation_message(operation, response=response, error=error)
+
+    def _response(self, operation: Operation) -> Message | None:
+        """What the operation came to; None where another version of errata stored it."""
+        read = self._response_of.get(operation.kind)
+        if read is None:
+            return None
+        try:
+            return read(operation.result)
+        except InvalidPatchError:  # damaged: a case for the audit
+            raise
+        except InvalidInputError:  # of a schema that this version does not know
+            return None
 
     def _proposed(self, result: dict[str, Any]) -> Message:
         if not result:  # only validated
@@ -79,6 +121,42 @@ class OperationMessages:
     def _calibrated(self, result: dict[str, Any]) -> Message:
         profile = self._services.models.profile(ProfileId(result["profile"]))
         return models_pb2.CalibrateResponse(profile=models.profile_message(profile))
+
+    def _traced(self, result: dict[str, Any]) -> Message:
+        digest = Digest(result["artifact"])
+        trace = self._services.traces.result(CausalTrace, digest)
+        served = self._served(trace.provenance)
+        return traces_pb2.TraceFactResponse(trace=traces.trace_message(digest, trace, served))
+
+    def _averaged(self, result: dict[str, Any]) -> Message:
+        digest = Digest(result["artifact"])
+        average = self._services.traces.result(AverageTrace, digest)
+        served = self._served(average.provenance)
+        message = traces.average_message(digest, average, served)
+        return traces_pb2.TraceFactsResponse(average=message)
+
+    def _fitted(self, result: dict[str, Any]) -> Message:
+        digest = Digest(result["artifact"])
+        proxy = self._services.traces.result(Proxy, digest)
+        message = traces.proxy_message(names.proxy_name(self._services.model, digest), proxy)
+        return traces_pb2.FitProxyResponse(proxy=message)
+
+    def _located(self, result: dict[str, Any]) -> Message:
+        digest = Digest(result["artifact"])
+        location = self._services.traces.result(Location, digest)
+        served = self._served(location.provenance)
+        message = locators.location_message(digest, location, served)
+        return traces_pb2.LocateResponse(location=message)
+
+    def _served(self, provenance: Provenance) -> types_pb2.Served:
+        revision = self._services.history.get(provenance.revision)
+        return revisions.served_at(revision, provenance.weights_digest)
+
+
+def _listed(operations: list[pb.Operation], last: str) -> pb.ListOperationsResponse:
+    return pb.ListOperationsResponse(
+        operations=operations, next_page_token=pages.token(last, COLLECTION)
+    )
 
 
 def _collected(result: dict[str, Any]) -> Message:
@@ -117,10 +195,14 @@ class OperationsServicer(operations_pb2_grpc.OperationsServicer):
 
         def read() -> pb.ListOperationsResponse:
             page = find()
-            return pb.ListOperationsResponse(
-                operations=[self._messages.message(operation) for operation in page.items],
-                next_page_token=pages.token(page.next_token, COLLECTION),
-            )
+            shown, size = [], 0
+            for operation in page.items:
+                shown.append(self._messages.message(operation))
+                size += shown[-1].ByteSize()
+                if size > LARGEST_PAGE_BYTES and operation is not page.items[-1]:
+                    # Traces are large; the client asks for the rest as for any next page.
+                    return _listed(shown, operation.id)
+            return _listed(shown, page.next_token)
 
         return await calls.call(self._services.pools.calls, read)
 

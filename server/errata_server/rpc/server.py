@@ -22,6 +22,8 @@ from errata.v1 import (
     ledger_pb2_grpc,
     models_pb2,
     models_pb2_grpc,
+    traces_pb2,
+    traces_pb2_grpc,
 )
 from errata_server.domain.errors import UnavailableError
 from errata_server.rpc.edits import EditServicer
@@ -31,12 +33,14 @@ from errata_server.rpc.ledger import LedgerServicer
 from errata_server.rpc.models import ModelServicer
 from errata_server.rpc.operations import OperationMessages, OperationsServicer
 from errata_server.rpc.services import Services
+from errata_server.rpc.traces import TraceServicer
 
 SERVICE_NAMES: Final = (
     edits_pb2.DESCRIPTOR.services_by_name["EditService"].full_name,
     inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name,
     ledger_pb2.DESCRIPTOR.services_by_name["LedgerService"].full_name,
     models_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name,
+    traces_pb2.DESCRIPTOR.services_by_name["TraceService"].full_name,
     operations_pb2.DESCRIPTOR.services_by_name["Operations"].full_name,
 )
 """The services this server implements; each has a health status of its own."""
@@ -137,6 +141,9 @@ class RpcServer:
         )
         models_pb2_grpc.add_ModelServiceServicer_to_server(
             ModelServicer(services, messages), server
+        )
+        traces_pb2_grpc.add_TraceServiceServicer_to_server(
+            TraceServicer(services, messages), server
         )
         operations_pb2_grpc.add_OperationsServicer_to_server(
             OperationsServicer(services, messages), server

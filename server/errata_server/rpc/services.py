@@ -16,6 +16,7 @@ from errata_server.service.models import Models
 from errata_server.service.operations import Operations
 from errata_server.service.proposals import Proposals
 from errata_server.service.serving import Serving
+from errata_server.service.traces import Traces
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 """What gRPC tells a servicer of a call; every servicer leaves it to the interceptor."""
@@ -33,6 +34,7 @@ class Services:
     models: Models
     operations: Operations
     serving: Serving
+    traces: Traces
     pools: Pools
 
     def require(self, model: ModelId, field: str) -> None:

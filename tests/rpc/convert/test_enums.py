@@ -2,12 +2,14 @@
 
 import pytest
 
-from errata.v1 import types_pb2
+from errata.v1 import traces_pb2, types_pb2
 from errata_server.domain.checks import Verdict
 from errata_server.domain.edits import EditState
+from errata_server.domain.locators import ChartForm
 from errata_server.domain.patches import Composition
 from errata_server.domain.revisions import RevisionKind
-from errata_server.rpc.convert import edits, reports, revisions
+from errata_server.domain.traces import Metric, TokenRole, TraceKind
+from errata_server.rpc.convert import edits, locators, reports, revisions, traces
 
 
 @pytest.mark.parametrize(
@@ -17,6 +19,10 @@ from errata_server.rpc.convert import edits, reports, revisions
         (reports.VERDICTS, Verdict, types_pb2.Verdict, "VERDICT_"),
         (revisions.KINDS, RevisionKind, types_pb2.RevisionKind, "REVISION_KIND_"),
         (revisions.COMPOSITIONS, Composition, types_pb2.Composition, "COMPOSITION_"),
+        (traces.KINDS, TraceKind, traces_pb2.TraceKind, "TRACE_KIND_"),
+        (traces.METRICS, Metric, traces_pb2.TraceMetric, "TRACE_METRIC_"),
+        (traces.ROLES, TokenRole, traces_pb2.TokenRole, "TOKEN_ROLE_"),
+        (locators.FORMS, ChartForm, traces_pb2.ChartForm, "CHART_FORM_"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )

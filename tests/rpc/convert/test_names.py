@@ -3,7 +3,7 @@
 import pytest
 
 from errata_server.domain.errors import InvalidInputError
-from errata_server.domain.ids import MAIN, BranchName, EditId, ModelId, RevisionId
+from errata_server.domain.ids import MAIN, BranchName, Digest, EditId, ModelId, RevisionId
 from errata_server.rpc.convert import names
 
 MODEL = ModelId("gpt2-xl")
@@ -13,6 +13,8 @@ def test_what_was_formatted_parses_to_the_same_ids():
     assert names.model_id(names.model_name(MODEL), "f") == MODEL
     assert names.edit_id(names.edit_name(MODEL, EditId("e-1")), "f") == (MODEL, "e-1")
     assert names.report_id("models/gpt2-xl/reports/ab", "f") == (MODEL, "ab")
+    proxy = names.proxy_name(MODEL, Digest("cd" * 32))
+    assert names.proxy_digest(proxy, "f") == (MODEL, "cd" * 32)
     name = names.revision_name(MODEL, RevisionId("ab" * 32))
     assert names.revision_reference(name, "f") == (MODEL, "ab" * 32)
     assert names.operation_id("operations/op-1", "f") == "op-1"

@@ -11,6 +11,7 @@ from errata_server.domain.errors import InvalidInputError
 from errata_server.domain.ids import (
     MAIN,
     BranchName,
+    Digest,
     EditId,
     ModelId,
     OperationId,
@@ -59,6 +60,16 @@ def report_id(name: str, field: str) -> tuple[ModelId, ReportId]:
     """
     child = _child(name, field, "reports")
     return child.model, ReportId(child.id)
+
+
+def proxy_digest(name: str, field: str) -> tuple[ModelId, Digest]:
+    """Model and digest of ``models/*/proxies/*``.
+
+    Raises:
+        InvalidInputError: the name has another form.
+    """
+    child = _child(name, field, "proxies")
+    return child.model, Digest(child.id)
 
 
 def revision_reference(name: str, field: str) -> tuple[ModelId, str]:
@@ -122,6 +133,11 @@ def edit_name(model: ModelId, edit: EditId) -> str:
 def report_name(model: ModelId, report: ReportId) -> str:
     """``models/*/reports/*``."""
     return f"models/{model}/reports/{report}"
+
+
+def proxy_name(model: ModelId, digest: Digest) -> str:
+    """``models/*/proxies/*``."""
+    return f"models/{model}/proxies/{digest}"
 
 
 def revision_name(model: ModelId, revision: RevisionId) -> str:

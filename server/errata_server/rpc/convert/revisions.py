@@ -3,6 +3,7 @@
 from typing import Final
 
 from errata.v1 import ledger_pb2, types_pb2
+from errata_server.domain.ids import Digest
 from errata_server.domain.patches import Composition
 from errata_server.domain.revisions import Revision, RevisionKind
 from errata_server.rpc.convert import edits, names, values
@@ -23,13 +24,17 @@ KINDS: Final = {
 
 def served(pinned: Pinned) -> types_pb2.Served:
     """Which weights answered a request."""
-    revision = pinned.revision
+    return served_at(pinned.revision, pinned.weights.digest)
+
+
+def served_at(revision: Revision, weights: Digest) -> types_pb2.Served:
+    """A revision, and the digest of the weights that answered at it."""
     return types_pb2.Served(
         revision=names.revision_name(revision.model, revision.id),
         sequence=revision.sequence,
         branch=revision.branch,
         active_set_digest=revision.active_set_digest,
-        weights_digest=pinned.weights.digest,
+        weights_digest=weights,
     )
 
 
