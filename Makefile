@@ -23,7 +23,7 @@ $(READY): pyproject.toml constraints.txt
 	@echo "Installing into $(VENV); the first time takes a few minutes."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) \
-		--constraint constraints.txt --editable '.[server,postgres,dev]'
+		--constraint constraints.txt --editable '.[server,plot,postgres,dev]'
 	@touch $@
 
 .PHONY: demo

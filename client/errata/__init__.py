@@ -17,6 +17,8 @@ dataclass; everything they raise is an `ErrataError`.
 """
 
 from errata._async_client import AsyncClient
+from errata._averages import AverageTrace, DroppedFact, EffectCurve, TracedFact
+from errata._charts import Chart, ChartForm
 from errata._client import Client
 from errata._errors import (
     AlreadyAppliedError,
@@ -32,6 +34,8 @@ from errata._errors import (
     InvalidPatchError,
     LedgerCorruptError,
     LedgerUnavailableError,
+    LocatorNotFoundError,
+    MissingExtraError,
     ModelMismatchError,
     ModelNotFoundError,
     NoEffectError,
@@ -43,6 +47,7 @@ from errata._errors import (
     OverloadedError,
     PreconditionError,
     PromptTooLongError,
+    ProxyNotFoundError,
     ReportNotFoundError,
     RequestIdReusedError,
     RevisionNotFoundError,
@@ -54,7 +59,20 @@ from errata._errors import (
     VerificationFailedError,
 )
 from errata._generation import AsyncGeneration, Generation
+from errata._locations import Location, Locator, LocatorOption
 from errata._operations import AsyncOperation, Operation
+from errata._proxies import LabelledText, Proxy
+from errata._trace_types import (
+    Corruption,
+    Peak,
+    Provenance,
+    TokenRole,
+    TracedToken,
+    TraceGrid,
+    TraceKind,
+    TraceMetric,
+)
+from errata._traces import CausalTrace, TraceDifference
 from errata._types import (
     Answer,
     Approval,
@@ -93,19 +111,26 @@ __all__ = [
     "AsyncGeneration",
     "AsyncOperation",
     "AuditResult",
+    "AverageTrace",
     "Branch",
     "BranchNotFoundError",
     "CancelledError",
+    "CausalTrace",
     "Change",
+    "Chart",
+    "ChartForm",
     "Check",
     "CheckPrompt",
     "Client",
     "Composition",
+    "Corruption",
     "DeadlineError",
     "Diff",
+    "DroppedFact",
     "Edit",
     "EditNotFoundError",
     "EditState",
+    "EffectCurve",
     "ErrataError",
     "Fact",
     "Finding",
@@ -114,8 +139,14 @@ __all__ = [
     "InvalidFactError",
     "InvalidInputError",
     "InvalidPatchError",
+    "LabelledText",
     "LedgerCorruptError",
     "LedgerUnavailableError",
+    "Location",
+    "Locator",
+    "LocatorNotFoundError",
+    "LocatorOption",
+    "MissingExtraError",
     "Model",
     "ModelMismatchError",
     "ModelNotFoundError",
@@ -128,12 +159,16 @@ __all__ = [
     "OperationNotFoundError",
     "OverloadedError",
     "PatchSummary",
+    "Peak",
     "PreconditionError",
     "Profile",
     "Progress",
     "PromptScore",
     "PromptTooLongError",
     "Proposal",
+    "Provenance",
+    "Proxy",
+    "ProxyNotFoundError",
     "Report",
     "ReportNotFoundError",
     "RequestIdReusedError",
@@ -145,6 +180,13 @@ __all__ = [
     "Served",
     "StaleRevisionError",
     "SubjectNotFoundError",
+    "TokenRole",
+    "TraceDifference",
+    "TraceGrid",
+    "TraceKind",
+    "TraceMetric",
+    "TracedFact",
+    "TracedToken",
     "UnavailableError",
     "UnsupportedModelError",
     "Verdict",

@@ -11,22 +11,30 @@ from typing import Any, Self, TypeVar, Unpack
 
 import grpc
 
-from errata import _calls, _errors, _watch
+from errata import _calls, _errors, _trace_calls, _watch
 from errata import _types as types
+from errata._averages import AverageTrace, TracedFact
 from errata._calls import Call, EditReference, Scope
 from errata._config import CHANNEL_OPTIONS, Config
 from errata._generation import AsyncGeneration
+from errata._locations import Location, Locator
 from errata._models import model_name, only_model
 from errata._operation_status import OperationStatus
 from errata._operations import AsyncOperation
 from errata._options import (
     ApplyOptions,
     GenerateOptions,
+    LocateOptions,
     MutationOptions,
     ProposeOptions,
+    ProxyOptions,
     ReadOptions,
     RevertOptions,
+    TraceFactsOptions,
+    TraceOptions,
 )
+from errata._proxies import LabelledText, Proxy
+from errata._traces import CausalTrace
 
 T = TypeVar("T")
 
@@ -202,6 +210,34 @@ class AsyncClient:
     ) -> AsyncOperation[int]:
         """As `Client.collect_moments`."""
         return await self._start(_calls.collect_moments(texts, **options))
+
+    async def trace(
+        self, prompt: str, subject: str, **options: Unpack[TraceOptions]
+    ) -> AsyncOperation[CausalTrace]:
+        """As `Client.trace`."""
+        return await self._start(_trace_calls.trace(prompt, subject, **options))
+
+    async def trace_facts(
+        self, facts: Iterable[TracedFact] = (), **options: Unpack[TraceFactsOptions]
+    ) -> AsyncOperation[AverageTrace]:
+        """As `Client.trace_facts`."""
+        return await self._start(_trace_calls.trace_facts(facts, **options))
+
+    async def fit_proxy(
+        self, texts: Iterable[LabelledText], **options: Unpack[ProxyOptions]
+    ) -> AsyncOperation[Proxy]:
+        """As `Client.fit_proxy`."""
+        return await self._start(_trace_calls.fit_proxy(texts, **options))
+
+    async def locate(
+        self, locator: str, prompt: str, subject: str, **options: Unpack[LocateOptions]
+    ) -> AsyncOperation[Location]:
+        """As `Client.locate`."""
+        return await self._start(_trace_calls.locate(locator, prompt, subject, **options))
+
+    def locators(self) -> AsyncIterator[Locator]:
+        """As `Client.locators`."""
+        return self._pages(_trace_calls.list_locators(0))
 
     async def operation(self, name: str) -> AsyncOperation[Any]:
         """As `Client.operation`."""

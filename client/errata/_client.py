@@ -12,22 +12,30 @@ from typing import Any, Self, TypeVar, Unpack
 
 import grpc
 
-from errata import _calls, _errors, _watch
+from errata import _calls, _errors, _trace_calls, _watch
 from errata import _types as types
+from errata._averages import AverageTrace, TracedFact
 from errata._calls import Call, EditReference, Scope
 from errata._config import CHANNEL_OPTIONS, Config
 from errata._generation import Generation
+from errata._locations import Location, Locator
 from errata._models import model_name, only_model
 from errata._operation_status import OperationStatus
 from errata._operations import Operation
 from errata._options import (
     ApplyOptions,
     GenerateOptions,
+    LocateOptions,
     MutationOptions,
     ProposeOptions,
+    ProxyOptions,
     ReadOptions,
     RevertOptions,
+    TraceFactsOptions,
+    TraceOptions,
 )
+from errata._proxies import LabelledText, Proxy
+from errata._traces import CausalTrace
 
 T = TypeVar("T")
 
@@ -249,6 +257,54 @@ class Client:
     ) -> Operation[int]:
         """Start to accumulate the second moment over texts; results in tokens seen."""
         return self._start(_calls.collect_moments(texts, **options))
+
+    def trace(
+        self, prompt: str, subject: str, **options: Unpack[TraceOptions]
+    ) -> Operation[CausalTrace]:
+        """Start to trace one prompt: which sites of the model bring the answer back.
+
+        The trace explains where the answer is carried; it does not choose the layer to edit
+        (Hase 2023), `calibrate` does.
+
+        Raises:
+            InvalidInputError: a kind, metric or number is malformed.
+        """
+        return self._start(_trace_calls.trace(prompt, subject, **options))
+
+    def trace_facts(
+        self, facts: Iterable[TracedFact] = (), **options: Unpack[TraceFactsOptions]
+    ) -> Operation[AverageTrace]:
+        """Start to trace many facts and average their effects over the roles of tokens.
+
+        Takes the server's known facts where none are given.
+
+        Raises:
+            InvalidInputError: a kind, metric or number is malformed.
+        """
+        return self._start(_trace_calls.trace_facts(facts, **options))
+
+    def fit_proxy(
+        self, texts: Iterable[LabelledText], **options: Unpack[ProxyOptions]
+    ) -> Operation[Proxy]:
+        """Start to fit a classifier on what the model says at the end of labelled texts.
+
+        The result says how often it is right on texts held out of the fit; `trace` traces it.
+        """
+        return self._start(_trace_calls.fit_proxy(texts, **options))
+
+    def locate(
+        self, locator: str, prompt: str, subject: str, **options: Unpack[LocateOptions]
+    ) -> Operation[Location]:
+        """Start to ask another locator about one fact; `locators` lists them.
+
+        Raises:
+            NotFoundError: there is no locator of that name, once the operation is awaited.
+        """
+        return self._start(_trace_calls.locate(locator, prompt, subject, **options))
+
+    def locators(self) -> Iterator[Locator]:
+        """The locators the server knows, with what each can and cannot show."""
+        return self._pages(_trace_calls.list_locators(0))
 
     def operation(self, name: str) -> Operation[Any]:
         """Pick an operation up again by its name.

@@ -15,7 +15,9 @@
     |   |-- RevisionNotFoundError
     |   |-- BranchNotFoundError
     |   |-- ReportNotFoundError
-    |   `-- OperationNotFoundError
+    |   |-- OperationNotFoundError
+    |   |-- ProxyNotFoundError
+    |   `-- LocatorNotFoundError
     |-- StaleRevisionError           read the head and retry
     |-- RequestIdReusedError         use a new request id
     |-- PreconditionError            change the state first
@@ -34,6 +36,7 @@
     |-- OperationInterruptedError    ask for it again under a new request id
     |-- LedgerCorruptError           stop and run the audit
     |-- DeadlineError                wait longer, or ask for less
+    |-- MissingExtraError            install what pictures and arrays need
     `-- InternalError                report it
 
 Invariants: `BY_REASON` has a class for every reason the server sends; a caller never sees
@@ -137,6 +140,18 @@ class OperationNotFoundError(NotFoundError):
     """No such operation."""
 
     reason = "OPERATION_NOT_FOUND"
+
+
+class ProxyNotFoundError(NotFoundError):
+    """No such fitted proxy."""
+
+    reason = "PROXY_NOT_FOUND"
+
+
+class LocatorNotFoundError(NotFoundError):
+    """No locator of this name."""
+
+    reason = "LOCATOR_NOT_FOUND"
 
 
 class StaleRevisionError(ErrataError):
@@ -247,6 +262,12 @@ class DeadlineError(ErrataError):
     reason = "DEADLINE_EXCEEDED"
 
 
+class MissingExtraError(ErrataError):
+    """What pictures or arrays need is not installed beside the client."""
+
+    reason = "MISSING_EXTRA"
+
+
 class InternalError(ErrataError):
     """The server failed in a way it did not expect."""
 
@@ -260,9 +281,12 @@ def _tree(root: type[ErrataError]) -> Iterable[type[ErrataError]]:
 
 
 BY_REASON: Final[dict[str, type[ErrataError]]] = {
-    error.reason: error for error in _tree(ErrataError) if error is not DeadlineError
+    error.reason: error
+    for error in _tree(ErrataError)
+    if error not in {DeadlineError, MissingExtraError}
 }
-"""All but `DeadlineError`, which the client's own clock makes."""
+"""All but `DeadlineError`, which the client's own clock makes, and `MissingExtraError`, which its
+own installation does."""
 
 _BY_CODE: Final[dict[int, type[ErrataError]]] = {
     code_pb2.CANCELLED: CancelledError,

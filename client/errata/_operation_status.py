@@ -13,9 +13,10 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import Message
 
 from errata import _messages as messages
+from errata import _trace_messages as trace_messages
 from errata import _types as types
 from errata._errors import ErrataError, InternalError, from_status
-from errata.v1 import edits_pb2, models_pb2, types_pb2
+from errata.v1 import edits_pb2, models_pb2, traces_pb2, types_pb2
 
 T = TypeVar("T")
 
@@ -30,7 +31,7 @@ class OperationStatus(Generic[T]):
 
     name: str
     kind: str
-    """``propose``, ``verify``, ``calibrate`` or ``collect_moments``."""
+    """What was asked, such as ``propose`` or ``trace``."""
 
     done: bool
     progress: types.Progress
@@ -71,7 +72,7 @@ def parse(message: operations_pb2.Operation) -> OperationStatus[Any]:
     )
 
 
-def _response(packed: AnyMessage) -> types.Proposal | types.Profile | int:
+def _response(packed: AnyMessage) -> object:
     for wire_type, read in _RESPONSES.items():
         message = wire_type()
         if packed.Unpack(message):
@@ -83,11 +84,15 @@ def _response(packed: AnyMessage) -> types.Proposal | types.Profile | int:
     )
 
 
-_RESPONSES: Final[dict[type[Message], Callable[[Any], types.Proposal | types.Profile | int]]] = {
+_RESPONSES: Final[dict[type[Message], Callable[[Any], object]]] = {
     edits_pb2.ProposeEditResponse: messages.proposal,
     edits_pb2.VerifyEditResponse: messages.proposal,
     models_pb2.CalibrateResponse: lambda message: messages.profile(message.profile),
     models_pb2.CollectMomentsResponse: lambda message: message.tokens,
+    traces_pb2.TraceFactResponse: lambda message: trace_messages.causal_trace(message.trace),
+    traces_pb2.TraceFactsResponse: lambda message: trace_messages.average_trace(message.average),
+    traces_pb2.FitProxyResponse: lambda message: trace_messages.proxy(message.proxy),
+    traces_pb2.LocateResponse: lambda message: trace_messages.location(message.location),
 }
 
 

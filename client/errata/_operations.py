@@ -30,7 +30,7 @@ class _Handle(Generic[T]):
 
     @property
     def kind(self) -> str:
-        """``propose``, ``verify``, ``calibrate`` or ``collect_moments``."""
+        """What was asked, such as ``propose`` or ``trace``."""
         return self._status.kind
 
     @property

@@ -4,9 +4,11 @@ Both clients take them with ``Unpack``, so that a wrong name or type fails type 
 either, and each is described in one place.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TypedDict
 
+from errata._proxies import Proxy
+from errata._trace_types import TraceKind, TraceMetric
 from errata._types import CheckPrompt
 
 
@@ -82,3 +84,91 @@ class GenerateOptions(ReadOptions, total=False):
 
     seed: int
     stop: Iterable[str]
+
+
+class MeasuringOptions(MutationOptions, total=False):
+    """What may go with a measurement that is kept."""
+
+    revision: str
+    """A revision, sequence or branch, or ``base``; the head of main where not given."""
+
+
+class CorruptionOptions(MeasuringOptions, total=False):
+    """What may go with any causal trace."""
+
+    kinds: Iterable[TraceKind | str]
+    """Hidden states, MLP and attention outputs where not given."""
+
+    metric: TraceMetric | str
+    """The answer's probability where not given."""
+
+    scale: float
+    """Noise as a multiple of the standard deviation of subjects' embeddings; 3 if not given."""
+
+    samples: int
+    """Draws of noise; 10 if not given."""
+
+    seed: int
+    """Of the noise; 1 if not given."""
+
+    replacements: Iterable[str]
+    """Subjects put in the subject's place, a sample each, instead of noise."""
+
+    window: int
+    """Layers restored together for MLP and attention outputs; 10 if not given."""
+
+    memory_mib: int
+    """Most memory the cells in flight may take; less means more walks through the layers."""
+
+
+class TraceOptions(CorruptionOptions, total=False):
+    """What may go with the trace of one prompt."""
+
+    answer: str
+    """What the score is of; the model's own next word where not given."""
+
+    foil: str
+    """For the logit difference; the corrupted run's favourite where not given."""
+
+    proxy: Proxy | str
+    """Trace what this classifier says, in place of an answer."""
+
+
+class TraceFactsOptions(CorruptionOptions, total=False):
+    """What may go with the average trace of many facts."""
+
+    limit: int
+    """So many of the server's known facts, where no facts are given; 100 if not given."""
+
+
+class ProxyOptions(MeasuringOptions, total=False):
+    """What may go with fitting a classifier."""
+
+    suffix: str
+    """Put behind every text; ``I am feeling`` if not given."""
+
+    words: Iterable[str]
+    """Words whose probabilities are the features; ``good`` and ``bad`` if not given."""
+
+    hidden_state: bool
+    """Read the whole last hidden state in place of words."""
+
+    positive_label: str
+    """The label the classifier gives the probability of."""
+
+    seed: int
+    """Of what is held out."""
+
+
+class LocateOptions(MeasuringOptions, total=False):
+    """What may go with asking a locator."""
+
+    answer: str
+    """The model's own next word where not given."""
+
+    options: Mapping[str, float]
+    """Numbers the locator can be told, by name: see `Client.locators`."""
+
+    seed: int
+    texts: Iterable[str]
+    """Ordinary texts for locators that learn from some; the server's own where not given."""

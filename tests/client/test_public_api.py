@@ -7,19 +7,22 @@ from pathlib import Path
 import pytest
 
 import errata
-from errata import _types
+from errata import _averages, _charts, _locations, _proxies, _trace_types, _traces, _types
 
 PUBLIC = """
 AlreadyAppliedError AlreadyTrueError Answer Approval AsyncClient AsyncGeneration AsyncOperation
-AuditResult Branch BranchNotFoundError CancelledError Change Check CheckPrompt Client Composition
-DeadlineError Diff Edit EditNotFoundError EditState ErrataError Fact Finding Generation
-InternalError InvalidFactError InvalidInputError InvalidPatchError LedgerCorruptError
-LedgerUnavailableError Model ModelMismatchError ModelNotFoundError NoEffectError NotAppliedError
-NotCalibratedError NotFoundError Operation OperationInterruptedError OperationNotFoundError
-OverloadedError PatchSummary PreconditionError Profile Progress PromptScore PromptTooLongError
-Proposal Report ReportNotFoundError RequestIdReusedError Revision RevisionKind
-RevisionNotFoundError SchemaMismatchError Score Served StaleRevisionError SubjectNotFoundError
-UnavailableError UnsupportedModelError Verdict VerificationFailedError __version__
+AuditResult AverageTrace Branch BranchNotFoundError CancelledError CausalTrace Change Chart
+ChartForm Check CheckPrompt Client Composition Corruption DeadlineError Diff DroppedFact Edit
+EditNotFoundError EditState EffectCurve ErrataError Fact Finding Generation InternalError
+InvalidFactError InvalidInputError InvalidPatchError LabelledText LedgerCorruptError
+LedgerUnavailableError Location Locator LocatorNotFoundError LocatorOption MissingExtraError Model
+ModelMismatchError ModelNotFoundError NoEffectError NotAppliedError NotCalibratedError
+NotFoundError Operation OperationInterruptedError OperationNotFoundError OverloadedError
+PatchSummary Peak PreconditionError Profile Progress PromptScore PromptTooLongError Proposal
+Provenance Proxy ProxyNotFoundError Report ReportNotFoundError RequestIdReusedError Revision
+RevisionKind RevisionNotFoundError SchemaMismatchError Score Served StaleRevisionError
+SubjectNotFoundError TokenRole TraceDifference TraceGrid TraceKind TraceMetric TracedFact
+TracedToken UnavailableError UnsupportedModelError Verdict VerificationFailedError __version__
 """.split()  # noqa: SIM905 - names read better without quotes
 
 
@@ -83,13 +86,16 @@ def test_results_are_frozen():
 
 
 def test_every_result_type_is_public():
+    modules = (_averages, _charts, _locations, _proxies, _trace_types, _traces, _types)
     unlisted = {
         name
-        for name, member in vars(_types).items()
-        if isinstance(member, type) and member.__module__ in {"errata", "errata._types"}
+        for module in modules
+        for name, member in vars(module).items()
+        if isinstance(member, type) and member.__module__ in {"errata", module.__name__}
     } - set(PUBLIC)
 
-    assert unlisted == {"Chunk", "Page"}, "internal to streams and pages"
+    internal = {"Chunk", "Page", "Grids", "Hue", "Mark", "Panel", "Picture"}
+    assert unlisted == internal, "internal to streams, pages and pictures"
 
 
 def test_a_result_survives_pickling():

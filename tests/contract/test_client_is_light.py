@@ -6,8 +6,9 @@ import sys
 from tests.contract.sources import ROOT
 
 HEAVY = (
-    "alembic", "errata_server", "huggingface_hub", "numpy", "prometheus_client", "pydantic",
-    "safetensors", "sqlalchemy", "structlog", "torch", "transformers",
+    "alembic", "errata_server", "huggingface_hub", "matplotlib", "numpy", "pandas",
+    "prometheus_client", "pydantic", "safetensors", "scipy", "sklearn", "sqlalchemy",
+    "statsmodels", "structlog", "torch", "transformers",
 )  # fmt: skip
 REFUSE = f"""
 import sys
@@ -24,6 +25,20 @@ import errata
 for module in pkgutil.walk_packages(errata.__path__, "errata."):
     importlib.import_module(module.name)
     print(module.name)
+"""
+
+ASK_FOR_EXTRAS = f"""
+sys.path.insert(0, {str(ROOT / "tests/support")!r})
+import errata
+from errata._exhibits import check_destination
+from exhibits import causal_trace
+trace = causal_trace(words=("<script>", " is"), subject=(0, 1))
+for ask in (trace.plot, trace.to_numpy, lambda: check_destination("trace.png")):
+    try:
+        ask()
+    except errata.MissingExtraError as error:
+        print(error)
+print(trace._repr_html_())
 """
 
 
@@ -50,3 +65,13 @@ def test_the_command_line_answers_help_without_the_server_side():
 
     assert finished.returncode == 0, finished.stderr
     assert "propose" in finished.stdout
+
+
+def test_pictures_and_arrays_say_what_to_install_and_html_does_without():
+    finished = run(ASK_FOR_EXTRAS)
+
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.count("pip install 'errata[plot]'") == 3
+    assert "<table>" in finished.stdout
+    assert "&lt;script&gt;" in finished.stdout
+    assert "<script>" not in finished.stdout

@@ -11,7 +11,7 @@ from typer.exceptions import TyperException
 from typer.main import get_command
 
 import errata
-from errata.cli import changes, demo, edits, history, inference, models
+from errata.cli import changes, demo, edits, history, inference, locators, models, traces
 from errata.cli._screen import USAGE, Output, Screen, unexpected
 
 
@@ -58,7 +58,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Correct facts in a language model that is already serving.",
 )
-for _family in (models, edits, changes, history, inference, demo):
+for _family in (models, edits, changes, history, inference, traces, locators, demo):
     app.add_typer(_family.app)
 
 

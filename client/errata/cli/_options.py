@@ -10,18 +10,25 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
 import errata
+from errata._exhibits import DATA, PICTURES, Exhibit, check_destination
 from errata._options import ChangeOptions, MutationOptions
 from errata.cli._screen import Output, Screen, reporting
 from errata.cli._session import Session
 
 
 @dataclass(frozen=True, kw_only=True)
-class Display:
+class Group:
+    """Options that a command takes together."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Display(Group):
     """How results are written."""
 
     output: Annotated[
@@ -49,7 +56,7 @@ class Connection(Display):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Author:
+class Author(Group):
     """Who asks, and under which id."""
 
     actor: Annotated[
@@ -101,7 +108,44 @@ class Commit(Justified):
         }
 
 
-G = TypeVar("G", bound=Display | Author)
+@dataclass(frozen=True, kw_only=True)
+class Files(Group):
+    """Which files a result is written to."""
+
+    plot: Annotated[
+        list[Path] | None,
+        typer.Option(help="Draw a picture: .png, .svg or .pdf; give several.", metavar="FILE"),
+    ] = None
+    save: Annotated[
+        list[Path] | None,
+        typer.Option(help="Store the numbers: .npz, .json or .csv; give several.", metavar="FILE"),
+    ] = None
+
+    def check(self) -> None:
+        """Refuse what cannot be written before any work is done.
+
+        Raises:
+            typer.BadParameter: a suffix is none of those, or a file cannot be written.
+            MissingExtraError: what a file needs is not installed.
+        """
+        for option, paths, suffixes in (
+            ("--plot", self.plot, PICTURES),
+            ("--save", self.save, DATA),
+        ):
+            for path in paths or ():
+                try:
+                    check_destination(path, suffixes)
+                except errata.InvalidInputError as error:
+                    raise typer.BadParameter(str(error), param_hint=option) from None
+
+    def write(self, exhibit: Exhibit, screen: Screen) -> None:
+        """Write every file, and say so."""
+        for path in (*(self.plot or ()), *(self.save or ())):
+            exhibit.save(path)
+            screen.note(f"wrote {path}")
+
+
+G = TypeVar("G", bound=Group)
 _KEYWORD = inspect.Parameter.KEYWORD_ONLY
 
 
@@ -116,7 +160,7 @@ def command(app: typer.Typer, name: str) -> Callable[[Callable[..., None]], Call
         hints = get_type_hints(function, include_extras=True)
         first, *others = inspect.signature(function).parameters.values()
         connects = hints[first.name] is Session
-        groups: dict[str, type[Display] | type[Author]] = {
+        groups: dict[str, type[Group]] = {
             p.name: hints[p.name] for p in others if dataclasses.is_dataclass(hints[p.name])
         }
         own = [p.replace(annotation=hints[p.name]) for p in others if p.name not in groups]

@@ -72,6 +72,11 @@ class Screen:
         """Whether results are written as JSON."""
         return self._output is Output.JSON
 
+    @property
+    def width(self) -> int:
+        """Columns a table may take."""
+        return self._out.width
+
     def result(self, document: Mapping[str, Any], *renderables: RenderableType) -> None:
         """Write a result: the document, or what shows it to a person."""
         if self.is_json:

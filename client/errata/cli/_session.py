@@ -1,5 +1,6 @@
 """What a command works with: a client, and the screen."""
 
+from collections.abc import Iterable
 from typing import TypeVar
 
 import errata
@@ -28,3 +29,9 @@ class Session:
             self.screen.note(f"{operation.name} is being cancelled")
             raise
         return operation.result()
+
+    def warn(self, warnings: Iterable[str]) -> None:
+        """Say on stderr what a JSON document has in it anyway."""
+        if not self.screen.is_json:
+            for warning in warnings:
+                self.screen.note(f"warning: {warning}")
