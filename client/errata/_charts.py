@@ -152,7 +152,7 @@ def signed(value: float) -> str:
 
 def unsigned(value: float) -> str:
     """A number, as it is printed; a whole one with all its digits."""
-    whole = value.is_integer() and abs(value) < 1e9
+    whole = float(value).is_integer() and abs(value) < 1e9
     return (f"{int(value):,}" if whole else f"{value:.3g}").replace("-", "\u2212")
 
 

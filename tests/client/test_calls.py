@@ -6,8 +6,8 @@ import pytest
 from google.longrunning import operations_pb2
 
 import errata
-from errata import _calls
-from errata.v1 import edits_pb2, inference_pb2, ledger_pb2, models_pb2
+from errata import _calls, _trace_calls
+from errata.v1 import edits_pb2, inference_pb2, ledger_pb2, models_pb2, traces_pb2
 
 SCOPE = _calls.Scope(model="models/m", actor="ana")
 FACT = errata.Fact(template="{} is in", target="Rome")
@@ -35,6 +35,11 @@ EVERY_CALL: list[_calls.Call[Any, Any]] = [
     _calls.list_models(0)(""),
     _calls.calibrate(0),
     _calls.collect_moments(()),
+    _trace_calls.trace("Louvre is in", "Louvre"),
+    _trace_calls.trace_facts(()),
+    _trace_calls.fit_proxy(()),
+    _trace_calls.locate("logit_lens", "Louvre is in", "Louvre"),
+    _trace_calls.list_locators(0)(""),
     _calls.get_operation("op-1"),
     _calls.cancel_operation("operations/op-1"),
 ]
@@ -45,7 +50,7 @@ def sent(call):
 
 
 def rpcs():
-    for file in (edits_pb2, inference_pb2, ledger_pb2, models_pb2):
+    for file in (edits_pb2, inference_pb2, ledger_pb2, models_pb2, traces_pb2):
         for service in file.DESCRIPTOR.services_by_name.values():
             for method in service.methods:
                 yield f"/{service.full_name}/{method.name}", method

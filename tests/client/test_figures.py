@@ -241,7 +241,8 @@ def test_labels_show_white_space_and_control_characters():
 
 def test_numbers_have_the_sign_of_print():
     assert (signed(-0.5), signed(0.25)) == ("\u22120.5", "+0.25")
-    assert [unsigned(n) for n in (4096.0, -1.0, -0.0, 0.12345)] == [
+    assert [unsigned(n) for n in (4096.0, 4096, -1.0, -0.0, 0.12345)] == [
+        "4,096",
         "4,096",
         "\u22121",
         "0",
