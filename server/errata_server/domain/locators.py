@@ -22,6 +22,27 @@ class LocatorOption:
     minimum: float
     maximum: float
 
+    @property
+    def whole(self) -> bool:
+        """Whether it counts something: all it is described with are whole numbers."""
+        return all(map(float.is_integer, map(float, (self.default, self.minimum, self.maximum))))
+
+    def require(self, value: float) -> None:
+        """Do nothing if ``value`` is one it can have.
+
+        Raises:
+            InvalidInputError: it is out of range, or a fraction where it counts something.
+        """
+        fits = self.minimum <= value <= self.maximum
+        if not fits or (self.whole and not float(value).is_integer()):
+            kind = "a whole number" if self.whole else "a number"
+            raise InvalidInputError(
+                f"option {self.name!r} must be {kind} from {self.minimum:g} to {self.maximum:g}, "
+                f"not {value:g}",
+                field="options",
+                option=self.name,
+            )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Locator:
@@ -56,13 +77,7 @@ class Locator:
                     field="options",
                     option=name,
                 )
-            if not option.minimum <= value <= option.maximum:
-                raise InvalidInputError(
-                    f"option {name!r} must be from {option.minimum:g} to {option.maximum:g}, "
-                    f"not {value:g}",
-                    field="options",
-                    option=name,
-                )
+            option.require(value)
         return {name: float(given.get(name, option.default)) for name, option in known.items()}
 
 

@@ -185,6 +185,7 @@ class TraceRequest:
             raise InvalidInputError(
                 "the proxy metric needs a fitted proxy, and a proxy that metric", field="metric"
             )
+        self._require_read()
         if not 1 <= self.window <= MAXIMUM_WINDOW:
             raise InvalidInputError(
                 f"window must be from 1 to {MAXIMUM_WINDOW}, not {self.window}",
@@ -196,6 +197,19 @@ class TraceRequest:
                 f"memory_mib must be at least 1, not {self.memory_mib}",
                 field="memory_mib",
                 value=self.memory_mib,
+            )
+
+    def _require_read(self) -> None:
+        """Refuse words that the metric would pass over."""
+        if self.foil and self.metric is not Metric.LOGIT_DIFFERENCE:
+            raise InvalidInputError(
+                f"a foil goes with the metric logit_difference, not with {self.metric.value}; "
+                "leave one of the two out",
+                field="foil",
+            )
+        if self.answer and self.proxy is not None:
+            raise InvalidInputError(
+                "a proxy reads its own labels; leave the answer out", field="answer"
             )
 
 

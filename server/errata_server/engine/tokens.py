@@ -163,13 +163,16 @@ class Tokens:
             subject=subject,
         )
 
-    def mentions(self, text: str, subject: str) -> list[int]:
+    def mentions(self, text: str, subject: str, *, end: int | None = None) -> list[int]:
         """Indices of all tokens that hold some of ``subject``, wherever ``text`` names it.
+
+        Args:
+            end: Mentions that go beyond this character do not count.
 
         Raises:
             SubjectNotFoundError: ``text`` does not name the subject.
         """
-        starts = [m.start() for m in re.finditer(re.escape(subject), text)] if subject else []
+        starts = [m.start() for m in re.finditer(re.escape(subject), text[:end])] if subject else []
         if not starts:
             raise SubjectNotFoundError(
                 f"the prompt {text!r} does not name the subject {subject!r}",

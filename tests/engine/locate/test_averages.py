@@ -1,10 +1,12 @@
 """Averages are aligned on roles, bounded by bootstrap, and say what they left out."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from errata_server.domain.errors import CancelledError, InvalidInputError
-from errata_server.domain.traces import TokenRole, TraceKind, TraceRequest
+from errata_server.domain.traces import Corruption, TokenRole, TraceKind, TraceRequest
 from errata_server.engine.locate.averages import average_trace
 from errata_server.engine.locate.causal import Tracer
 from errata_server.engine.locate.corruption import Sigma
@@ -79,6 +81,8 @@ def test_facts_that_cannot_be_averaged_are_left_out_and_named(tracer):
         request("Prado", "Rome"),
         TraceRequest(prompt="The sky is", subject="Prado", answer="blue"),
         TraceRequest(prompt="Prado " * 200, subject="Prado", answer="Madrid"),
+        replace(KNOWN[1], corruption=Corruption(replacements=("one of quite many tokens",))),
+        replace(KNOWN[1], answer=f"{KNOWN[1].answer} {'and so on ' * 60}"),
     ]
     found = average_trace(tracer, [*unfit, KNOWN[0]], progress=silent)
 
@@ -88,6 +92,8 @@ def test_facts_that_cannot_be_averaged_are_left_out_and_named(tracer):
     assert "does not say 'Rome'" in reasons[0]
     assert "does not name the subject" in reasons[1]
     assert "shorten it" in reasons[2]
+    assert "as many tokens" in reasons[3]
+    assert "shorten it" in reasons[4]
     assert any("1 facts are few" in warning for warning in found.warnings)
 
 

@@ -1,5 +1,6 @@
 """The one-pass schedule gives the numbers of whole forward passes, cell by cell."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,21 @@ from errata_server.domain.errors import (
     PromptTooLongError,
     SubjectNotFoundError,
 )
+from errata_server.domain.ids import Digest
 from errata_server.domain.patches import Composition
-from errata_server.domain.traces import Corruption, Metric, TokenRole, TraceKind, TraceRequest
+from errata_server.domain.traces import (
+    Corruption,
+    Metric,
+    Proxy,
+    ProxyQuestion,
+    TokenRole,
+    TraceKind,
+    TraceRequest,
+)
 from errata_server.engine.bank import compose
 from errata_server.engine.locate.causal import Tracer
 from errata_server.engine.locate.corruption import Sigma
+from errata_server.engine.locate.proxy import proxy_prompt
 from errata_server.engine.runner import BASE
 from tests.support import tiny_models
 from tests.support.tiny_models import CITIES
@@ -201,6 +212,15 @@ def test_cancelling_ends_a_trace_within_one_walk(deep):
     assert seen[-1].done < seen[-1].total
 
 
+def test_a_walk_can_be_left_between_the_parts_of_a_layer(deep):
+    seen = []
+    trace = traced(deep, progress=seen.append)
+
+    parts = sum(token.role is not TokenRole.BEFORE for token in trace.tokens)
+    assert seen[-1].total == trace.layers
+    assert [one.done for one in seen].count(0) >= parts
+
+
 @pytest.mark.parametrize(
     ("changes", "error", "words"),
     [
@@ -213,13 +233,14 @@ def test_cancelling_ends_a_trace_within_one_walk(deep):
             "as many tokens",
         ),
         ({"corruption": Corruption(replacements=(SUBJECT,))}, InvalidInputError, "itself"),
+        ({"foil": "Rome"}, InvalidInputError, "logit_difference"),
         (
             {"metric": Metric.LOGIT_DIFFERENCE, "answer": "Rome", "foil": "Rome"},
             InvalidInputError,
             "foil",
         ),
     ],
-    ids=["absent", "too long", "special answer", "other length", "itself", "foil"],
+    ids=["absent", "too long", "special answer", "other length", "itself", "idle foil", "foil"],
 )
 def test_what_cannot_be_traced_is_refused_with_a_reason(deep, changes, error, words):
     with pytest.raises(error, match=words):
@@ -237,6 +258,52 @@ def test_doubtful_traces_carry_warnings(deep):
     assert traced(deep, answer="", window=1).warnings == tuple(
         w for w in traced(deep, answer="", window=1).warnings if "takes" in w
     )
+
+
+def test_a_corruption_that_raises_the_score_is_said_to(deep):
+    cities = dict.fromkeys(CITIES.values())
+    traces = [traced(deep, answer=city, kinds=(TraceKind.HIDDEN,)) for city in cities]
+
+    assert {trace.total_effect < 0 for trace in traces} == {True, False}
+    for trace in traces:
+        said = any("effects below 0" in warning for warning in trace.warnings)
+        assert said is (trace.total_effect < 0)
+
+
+def test_a_proxys_probability_equals_whole_passes_and_its_suffix_stays_clean(deep):
+    # The suffix holds the subject's word, and must be left alone.
+    question = ProxyQuestion(suffix="Prado is in", words=("Rome", "Paris"))
+    proxy = Proxy(
+        question=question,
+        labels=("south", "north"),
+        coefficients=(-0.7, 0.4),
+        intercept=0.1,
+        train_texts=9,
+        test_texts=3,
+        train_accuracy=1.0,
+        test_accuracy=1.0,
+        majority_accuracy=0.5,
+        seed=0,
+        model_digest=Digest(""),
+        weights_digest=Digest(""),
+    )
+    words = [deep.tokens.continuation(f" {word}")[0] for word in question.words]
+
+    def score(logits):
+        features = logits[:, -1].log_softmax(dim=-1)[:, words]
+        return torch.sigmoid(features @ torch.tensor([-0.7, 0.4]) + 0.1)
+
+    asked = {"answer": "", "metric": Metric.PROXY, "proxy": proxy}
+    named = traced(deep, prompt="They say Prado is open.", subject="Prado", **asked)
+    whole = traced(deep, prompt="Prado is open.", subject="", **asked)
+    for trace in (named, whole):
+        prompt = proxy_prompt(question, trace.prompt)
+        oracle = published(deep, replace(trace, prompt=prompt), answer=[0], score=score)
+        assert largest_difference(trace, oracle) < 1e-5
+    hidden = deep.tokens.encode("Prado is open.")
+    special = hidden[:1] == [1]  # Llama's BOS is no part of the text
+    assert sum(token.corrupted for token in whole.tokens) == len(hidden) - special
+    assert sum(token.corrupted for token in named.tokens) < len(hidden) - special
 
 
 def test_without_an_answer_the_models_own_next_token_is_read(deep):

@@ -33,7 +33,7 @@ def test_everything_that_is_said_comes_through():
         foil="Paris",
         kinds=[pb.TRACE_KIND_SEVERED_ATTN, pb.TRACE_KIND_MLP],
         corruption=corruption,
-        metric=pb.TRACE_METRIC_KL,
+        metric=pb.TRACE_METRIC_LOGIT_DIFFERENCE,
         window=1,
         memory_mib=9,
     )
@@ -45,7 +45,7 @@ def test_everything_that_is_said_comes_through():
         foil="Paris",
         kinds=(TraceKind.SEVERED_ATTN, TraceKind.MLP),
         corruption=Corruption(scale=2, samples=4, seed=0, replacements=("Big Ben",)),
-        metric=Metric.KL,
+        metric=Metric.LOGIT_DIFFERENCE,
         window=1,
         memory_mib=9,
     )

@@ -37,6 +37,9 @@ CONFIDENCE: Final = 0.95
 FEW: Final = 20
 """Facts below which the bounds are not worth much."""
 
+_UNFIT: Final = (InvalidFactError, InvalidInputError, PromptTooLongError, SubjectNotFoundError)
+"""What one fact can be at fault for; the others are averaged without it."""
+
 Curves = dict[tuple[TraceKind, TokenRole], list[NDArray[np.float64]]]
 
 
@@ -57,12 +60,13 @@ def average_trace(
         note = f"{len(totals)} traced, {len(dropped)} dropped"
         at = Progress(stage="average", done=index, total=len(requests), note=note)
         progress(at)
-        reason = _unfit(tracer, request)
-        if reason:
-            dropped.append(DroppedFact(prompt=request.prompt, reason=reason))
+        try:
+            _require_known(tracer, request)
+            # Cancelling must not wait for a whole trace.
+            last = tracer.trace(request, progress=lambda _, at=at: progress(at))  # type: ignore[misc]
+        except _UNFIT as error:
+            dropped.append(DroppedFact(prompt=request.prompt, reason=str(error)))
             continue
-        # Cancelling must not wait for a whole trace.
-        last = tracer.trace(request, progress=lambda _, at=at: progress(at))  # type: ignore[misc]
         totals.append((last.clean, last.corrupted))
         for grid in last.grids:
             for role, effects in _by_role(last, grid).items():
@@ -76,15 +80,19 @@ def average_trace(
     return _average(last, np.array(totals), curves, tuple(dropped))
 
 
-def _unfit(tracer: Tracer, request: TraceRequest) -> str:
-    """Why a fact cannot be averaged; empty where it can."""
-    try:
-        tracer.runner.tokens.mentions(request.prompt, request.subject)
-        if request.answer and not tracer.predicts(request.prompt, request.answer):
-            return f"the model does not say {request.answer!r} next"
-    except (SubjectNotFoundError, PromptTooLongError, InvalidFactError) as error:
-        return str(error)
-    return ""
+def _require_known(tracer: Tracer, request: TraceRequest) -> None:
+    """Do nothing if the model gives the answer.
+
+    Raises:
+        InvalidFactError: it says something else next, or the answer has no tokens of its own.
+        SubjectNotFoundError: the prompt does not name the subject.
+        PromptTooLongError: the prompt does not fit the context.
+    """
+    tracer.runner.tokens.mentions(request.prompt, request.subject)
+    if request.answer and not tracer.predicts(request.prompt, request.answer):
+        raise InvalidFactError(
+            f"the model does not say {request.answer!r} next", field="answer", answer=request.answer
+        )
 
 
 def _by_role(trace: CausalTrace, grid: TraceGrid) -> dict[TokenRole, NDArray[np.float64]]:

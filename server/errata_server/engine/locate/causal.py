@@ -161,9 +161,10 @@ class Tracer:
         tokens, proxy = self.runner.tokens, request.proxy
         text = proxy_prompt(proxy.question, request.prompt) if proxy else request.prompt
         prompt_ids = tokens.fit(text)
-        positions = tokens.mentions(text, request.subject or request.prompt)
+        end = len(request.prompt)  # a proxy's suffix may hold the subject's words, and stays
+        positions = tokens.mentions(text, request.subject or request.prompt, end=end)
         replaced = [
-            replace_subject(tokens, text, request.subject, other, positions=positions)
+            replace_subject(tokens, text, request.subject, other, positions=positions, end=end)
             for other in request.corruption.replacements
         ]
         self.blocks.require_sight(len(prompt_ids))
@@ -265,14 +266,14 @@ class Tracer:
         shape = (len(corrupted), case.prompt_tokens, blocks.layers)
         nothing = corrupted.cpu()[:, None, None].expand(shape)
         grids = {kind: nothing.clone() for kind in request.kinds}
-        done, total = 0, len(planned) * blocks.layers
-        for parts in planned:
+        total = len(planned) * blocks.layers
+        for walked, parts in enumerate(planned):
             steps = walk(
                 placed, parts, readout=readout, slice_size=budget.limits.together, run=self._run
             )
-            for scores in steps:
+            for step, scores in enumerate(steps):
+                done = walked * blocks.layers + step // len(parts)
                 progress(Progress(stage="trace", done=done, total=total))
-                done = min(done + 1, total)
                 for part, scored in zip(parts, scores, strict=False):
                     _enter(grids, part, scored)
         for grid in grids.values():
@@ -374,14 +375,10 @@ def _warnings(case: _Case, layers: int, clean: float, corrupted: float) -> tuple
             f"the model says {case.predicted!r} next, not {case.answer!r}; published averages "
             "leave such facts out"
         )
-    mentions = case.text.count(request.subject) if request.subject else 1
+    mentions = request.prompt.count(request.subject) if request.subject else 1
     if mentions > 1:
         found.append(f"the prompt names the subject {mentions} times; all are corrupted")
-    if clean <= corrupted:
-        found.append("the corruption takes nothing from the score, so there is nothing to restore")
-    elif request.metric is Metric.PROBABILITY and corrupted > (1 - WEAK_EFFECT) * clean:
-        lost = 100 * (clean - corrupted) / clean
-        found.append(f"the corruption takes only {lost:.0f} % of the score; effects are small")
+    found += _effect_warnings(request, clean, corrupted)
     windowed = {TraceKind.MLP, TraceKind.ATTN}.intersection(request.kinds)
     if windowed and 2 * request.window > layers:
         found.append(
@@ -389,3 +386,19 @@ def _warnings(case: _Case, layers: int, clean: float, corrupted: float) -> tuple
             "a smaller one tells layers apart"
         )
     return tuple(found)
+
+
+def _effect_warnings(request: TraceRequest, clean: float, corrupted: float) -> list[str]:
+    """What is to be said of a corruption that does not take most of the score."""
+    if clean == corrupted:
+        return ["the corruption takes nothing from the score, so there is nothing to restore"]
+    if clean < corrupted:
+        said = "the corruption raises the score: what carries the subject has effects below 0"
+        if request.proxy is None:
+            return [said]
+        other = request.proxy.labels[0]
+        return [f"{said}; to see what speaks for {other!r}, fit the proxy with that as positive"]
+    if request.metric is Metric.PROBABILITY and corrupted > (1 - WEAK_EFFECT) * clean:
+        lost = 100 * (clean - corrupted) / clean
+        return [f"the corruption takes only {lost:.0f} % of the score; effects are small"]
+    return []

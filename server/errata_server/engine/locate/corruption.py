@@ -80,15 +80,25 @@ def corrupt(
 
 
 def replace_subject(
-    tokens: Tokens, prompt: str, subject: str, replacement: str, *, positions: Sequence[int]
+    tokens: Tokens,
+    prompt: str,
+    subject: str,
+    replacement: str,
+    *,
+    positions: Sequence[int],
+    end: int | None = None,
 ) -> list[int]:
     """Token ids of ``prompt`` with another subject, which must take up the same positions.
+
+    Args:
+        end: What begins there or later is left as it is.
 
     Raises:
         InvalidInputError: it has another number of tokens, or changes tokens around it.
     """
     before = tokens.encode(prompt)
-    after = tokens.encode(prompt.replace(subject, replacement))
+    behind = prompt[len(prompt) if end is None else end :]
+    after = tokens.encode(prompt[:end].replace(subject, replacement) + behind)
     around = set(range(len(before))) - set(positions)
     if len(after) != len(before) or any(after[at] != before[at] for at in around):
         raise InvalidInputError(

@@ -193,7 +193,9 @@ def walk(
     slice_size: int,
     run: Runs,
 ) -> Iterator[list[Float[Tensor, "sample trajectory"]]]:
-    """One walk through the layers: nothing behind each, then the scores of every part.
+    """One walk through the layers: nothing after each step, then the scores of every part.
+
+    A step takes one part through one layer, and a caller may leave between any two.
 
     Args:
         placed: The residual stream before the first layer: the clean run in row 0, a
@@ -210,6 +212,6 @@ def walk(
         base = run(partial(run_layer, blocks, layer, residual))
         for column in columns:
             run(partial(column.advance, layer, base, slice_size=slice_size))
+            yield []
         residual = base.after
-        yield []
     yield [run(partial(readout.scores, column.final)) for column in columns]
