@@ -27,6 +27,7 @@ from errata._options import (
     ProposeOptions,
     ReadOptions,
     RevertOptions,
+    named,
 )
 from errata.v1 import edits_pb2, inference_pb2, ledger_pb2, models_pb2
 
@@ -100,15 +101,14 @@ class Call(Generic[Reply, Result]):
         """What is sent.
 
         Raises:
-            InvalidInputError: a value has no form on the wire, such as half a surrogate pair, or a
-                number where text belongs.
+            InvalidInputError: a value has no form on the wire, such as half a surrogate pair, a
+                number where text belongs, or a tuple where a fact does.
         """
         try:
             return self.build(scope)
-        except (TypeError, ValueError) as error:
+        except (AttributeError, TypeError, ValueError) as error:
             raise InvalidInputError(
-                f"a value of the request is not text or number as it can be sent: {error}; "
-                "correct it"
+                f"a value of the request is not of a kind that can be sent: {error}; correct it"
             ) from error
 
 
@@ -121,6 +121,7 @@ def serialize(message: Message) -> bytes:
     return message.SerializeToString()
 
 
+@named
 def propose(
     subject: str, facts: types.Fact | Iterable[types.Fact], **options: Unpack[ProposeOptions]
 ) -> Call[operations_pb2.Operation, OperationStatus[types.Proposal]]:
@@ -133,6 +134,7 @@ def propose(
     )
 
 
+@named
 def validate(
     subject: str, facts: types.Fact | Iterable[types.Fact], **options: Unpack[ProposeOptions]
 ) -> Call[operations_pb2.Operation, None]:
@@ -168,6 +170,7 @@ def _propose_request(
     )
 
 
+@named
 def verify(
     edit: EditReference, **options: Unpack[MutationOptions]
 ) -> Call[operations_pb2.Operation, OperationStatus[types.Proposal]]:
@@ -182,6 +185,7 @@ def verify(
     )
 
 
+@named
 def approve(
     edit: EditReference, comment: str, **options: Unpack[MutationOptions]
 ) -> Call[edits_pb2.ApproveEditResponse, types.Edit]:
@@ -196,6 +200,7 @@ def approve(
     )
 
 
+@named
 def apply(
     edits: EditReference | Iterable[EditReference], **options: Unpack[ApplyOptions]
 ) -> Call[edits_pb2.ApplyEditsResponse, types.Change]:
@@ -215,6 +220,7 @@ def apply(
     )
 
 
+@named
 def revert(
     edits: EditReference | Iterable[EditReference], **options: Unpack[RevertOptions]
 ) -> Call[edits_pb2.RevertEditsResponse, types.Change]:
@@ -248,7 +254,7 @@ def _listed(edits: EditReference | Iterable[EditReference]) -> tuple[EditReferen
     return (edits,) if isinstance(edits, str | types.Edit) else tuple(edits)
 
 
-def _texts(given: str | Iterable[str]) -> tuple[str, ...]:
+def text_list(given: str | Iterable[str]) -> tuple[str, ...]:
     """The texts of ``given``; one text is not taken for its letters."""
     return (given,) if isinstance(given, str) else tuple(given)
 
@@ -377,11 +383,12 @@ def audit() -> Call[ledger_pb2.AuditLedgerResponse, types.AuditResult]:
     )
 
 
+@named
 def generate(
     prompt: str, **options: Unpack[GenerateOptions]
 ) -> Call[inference_pb2.GenerateResponse, types.Chunk]:
     """Stream a continuation."""
-    stop = _texts(options.get("stop", ()))
+    stop = text_list(options.get("stop", ()))
     return Call(
         method=f"/{_INFERENCE}/Generate",
         reply=inference_pb2.GenerateResponse,
@@ -400,11 +407,12 @@ def generate(
     )
 
 
+@named
 def score(
     prompt: str, continuations: Iterable[str], **options: Unpack[ReadOptions]
 ) -> Call[inference_pb2.ScoreResponse, types.PromptScore]:
     """Read the log-probabilities of continuations."""
-    listed = _texts(continuations)
+    listed = text_list(continuations)
     return Call(
         method=f"/{_INFERENCE}/Score",
         reply=inference_pb2.ScoreResponse,
@@ -443,6 +451,7 @@ def list_models(page_size: int) -> Pages[types.Model]:
     )
 
 
+@named
 def calibrate(
     seed: int, **options: Unpack[MutationOptions]
 ) -> Call[operations_pb2.Operation, OperationStatus[types.Profile]]:
@@ -457,11 +466,12 @@ def calibrate(
     )
 
 
+@named
 def collect_moments(
     texts: Iterable[str], **options: Unpack[MutationOptions]
 ) -> Call[operations_pb2.Operation, OperationStatus[int]]:
     """Start to accumulate the second moment of keys."""
-    listed = _texts(texts)
+    listed = text_list(texts)
     return Call(
         method=f"/{_MODELS}/CollectMoments",
         reply=operations_pb2.Operation,

@@ -8,7 +8,7 @@ from google.longrunning import operations_pb2
 from errata import _operation_status as operation_status
 from errata import _trace_messages as messages
 from errata._averages import AverageTrace, TracedFact
-from errata._calls import Call, Pages, Scope
+from errata._calls import Call, Pages, Scope, text_list
 from errata._errors import InvalidInputError
 from errata._locations import Location, Locator
 from errata._operation_status import OperationStatus
@@ -19,6 +19,7 @@ from errata._options import (
     ProxyOptions,
     TraceFactsOptions,
     TraceOptions,
+    named,
 )
 from errata._proxies import LabelledText, Proxy
 from errata._trace_types import TraceKind, TraceMetric
@@ -29,12 +30,11 @@ from errata.v1 import traces_pb2
 _TRACES = "errata.v1.TraceService"
 
 
+@named
 def trace(
     prompt: str, subject: str, **options: Unpack[TraceOptions]
 ) -> Call[operations_pb2.Operation, OperationStatus[CausalTrace]]:
     """Start to trace one prompt."""
-    proxy = options.get("proxy", "")
-    fields = {**_corruption_fields(options), "kinds": _kinds(options.get("kinds", ()))}
     return _started(
         "TraceFact",
         lambda scope: traces_pb2.TraceFactRequest(
@@ -43,49 +43,45 @@ def trace(
             subject=subject,
             answer=options.get("answer", ""),
             foil=options.get("foil", ""),
-            metric=_metric(options),
-            proxy=_proxy_name(scope, proxy),
-            **fields,
+            proxy=_proxy_name(scope, options.get("proxy", "")),
+            **_corruption_fields(options),
             **_measuring_fields(scope, options),
         ),
     )
 
 
+@named
 def trace_facts(
     facts: Iterable[TracedFact], **options: Unpack[TraceFactsOptions]
 ) -> Call[operations_pb2.Operation, OperationStatus[AverageTrace]]:
     """Start to trace many facts and average their effects."""
-    listed = [
-        traces_pb2.TracedFact(prompt=fact.prompt, subject=fact.subject, answer=fact.answer)
-        for fact in facts
-    ]
-    fields = {**_corruption_fields(options), "kinds": _kinds(options.get("kinds", ()))}
     return _started(
         "TraceFacts",
         lambda scope: traces_pb2.TraceFactsRequest(
             parent=scope.model,
-            facts=listed,
+            facts=[
+                traces_pb2.TracedFact(prompt=fact.prompt, subject=fact.subject, answer=fact.answer)
+                for fact in facts
+            ],
             limit=options.get("limit"),
-            metric=_metric(options),
-            **fields,
+            **_corruption_fields(options),
             **_measuring_fields(scope, options),
         ),
     )
 
 
+@named
 def fit_proxy(
     texts: Iterable[LabelledText], **options: Unpack[ProxyOptions]
 ) -> Call[operations_pb2.Operation, OperationStatus[Proxy]]:
     """Start to fit a classifier on what the model says at the end of texts."""
-    listed = [traces_pb2.LabelledText(text=text.text, label=text.label) for text in texts]
-    words = _listed(options.get("words", ()))
     return _started(
         "FitProxy",
         lambda scope: traces_pb2.FitProxyRequest(
             parent=scope.model,
-            texts=listed,
+            texts=[traces_pb2.LabelledText(text=text.text, label=text.label) for text in texts],
             suffix=options.get("suffix"),
-            words=words,
+            words=text_list(options.get("words", ())),
             hidden_state=options.get("hidden_state", False),
             positive_label=options.get("positive_label", ""),
             seed=options.get("seed", 0),
@@ -94,11 +90,11 @@ def fit_proxy(
     )
 
 
+@named
 def locate(
     locator: str, prompt: str, subject: str, **options: Unpack[LocateOptions]
 ) -> Call[operations_pb2.Operation, OperationStatus[Location]]:
     """Start to ask another locator about one fact."""
-    texts = _listed(options.get("texts", ()))
     return _started(
         "Locate",
         lambda scope: traces_pb2.LocateRequest(
@@ -109,7 +105,7 @@ def locate(
             answer=options.get("answer", ""),
             options=options.get("options", {}),
             seed=options.get("seed", 0),
-            texts=texts,
+            texts=text_list(options.get("texts", ())),
             **_measuring_fields(scope, options),
         ),
     )
@@ -149,13 +145,14 @@ def _measuring_fields(scope: Scope, options: MeasuringOptions) -> dict[str, Any]
 
 def _corruption_fields(options: CorruptionOptions) -> dict[str, Any]:
     """What is left unset is the server's to choose."""
-    replacements = _listed(options.get("replacements", ()))
     return {
+        "kinds": _kinds(options.get("kinds", ())),
+        "metric": _metric(options),
         "corruption": traces_pb2.Corruption(
             scale=options.get("scale"),
             samples=options.get("samples"),
             seed=options.get("seed"),
-            replacements=replacements,
+            replacements=text_list(options.get("replacements", ())),
         ),
         "window": options.get("window"),
         "memory_mib": options.get("memory_mib"),
@@ -163,7 +160,7 @@ def _corruption_fields(options: CorruptionOptions) -> dict[str, Any]:
 
 
 def _kinds(kinds: str | Iterable[str]) -> list[traces_pb2.TraceKind.ValueType]:
-    return [messages.kind_message(_known(TraceKind, kind, "kinds")) for kind in _listed(kinds)]
+    return [messages.kind_message(_known(TraceKind, kind, "kinds")) for kind in text_list(kinds)]
 
 
 def _metric(options: CorruptionOptions) -> traces_pb2.TraceMetric.ValueType:
@@ -186,8 +183,3 @@ def _proxy_name(scope: Scope, proxy: str | Proxy) -> str:
     if not proxy:
         return ""
     return scope.name("proxies", proxy if isinstance(proxy, str) else proxy.name)
-
-
-def _listed(given: str | Iterable[str]) -> tuple[str, ...]:
-    """The texts of ``given``; one text is not taken for its letters."""
-    return (given,) if isinstance(given, str) else tuple(given)

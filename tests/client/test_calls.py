@@ -155,6 +155,44 @@ def test_one_text_is_not_taken_for_its_letters():
     assert sent(_calls.collect_moments("some prose")).texts == ["some prose"]
 
 
+@pytest.mark.parametrize(
+    ("call", "arguments", "option"),
+    [
+        (_trace_calls.trace, ("Louvre is in", "Louvre"), "noise"),
+        (_trace_calls.trace_facts, ((),), "foil"),
+        (_trace_calls.fit_proxy, ((),), "word"),
+        (_trace_calls.locate, ("granger", "Louvre is in", "Louvre"), "lags"),
+        (_calls.propose, ("Louvre", FACT), "paraphrase"),
+        (_calls.apply, ("e-1",), "override"),
+        (_calls.generate, ("Louvre is in",), "max_tokens"),
+    ],
+)
+def test_an_option_there_is_not_is_refused_and_those_there_are_are_named(call, arguments, option):
+    with pytest.raises(errata.InvalidInputError, match=f"no option '{option}'; it has ") as refusal:
+        call(*arguments, **{option: 1})
+    assert refusal.value.metadata == {"field": option}
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        _trace_calls.trace_facts([("Louvre is in", "Louvre")]),  # type: ignore[list-item]
+        _trace_calls.trace_facts(None),  # type: ignore[arg-type]
+        _trace_calls.fit_proxy([("a text", "good")]),  # type: ignore[list-item]
+        _trace_calls.trace("Louvre is in", "Louvre", kinds=None),  # type: ignore[arg-type]
+        _trace_calls.trace("Louvre is in", "Louvre", samples=10**12),
+        _trace_calls.trace("Louvre is in", "Louvre", samples=1.5),  # type: ignore[arg-type]
+        _trace_calls.trace("Louvre is in", "Louvre", scale="3"),  # type: ignore[arg-type]
+        _trace_calls.trace("Louvre is in", "Louvre", replacements=[None]),  # type: ignore[list-item]
+        _trace_calls.trace("Louvre is in", "Louvre", proxy=3),  # type: ignore[arg-type]
+        _calls.propose("Louvre", [("{} is in", "Rome")]),  # type: ignore[list-item]
+    ],
+)
+def test_what_has_no_form_on_the_wire_is_refused_when_the_request_is_built(call):
+    with pytest.raises(errata.InvalidInputError, match="of a kind that can be sent"):
+        call.request(SCOPE)
+
+
 def test_a_value_of_another_type_is_refused_as_one_of_ours():
-    with pytest.raises(errata.InvalidInputError, match="text or number"):
+    with pytest.raises(errata.InvalidInputError, match="of a kind that can be sent"):
         _calls.generate("Louvre is in", temperature="hot").request(SCOPE)  # type: ignore[arg-type]
