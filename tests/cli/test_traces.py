@@ -150,6 +150,7 @@ FACT = {"prompt": PROMPT, "subject": SUBJECT, "answer": "Seattle", "relation": "
     [
         ("f.json", json.dumps([FACT])),
         ("f.jsonl", f"{json.dumps(FACT)}\n\n"),
+        ("f.jsonl", json.dumps(FACT | {"note": "a\u2028b"}, ensure_ascii=False) + "\r\n"),
         ("f.csv", f"subject,prompt,answer\n{SUBJECT},{PROMPT},Seattle\n"),
         ("f.CSV", f"\ufeffsubject,prompt\n{SUBJECT},{PROMPT}\n"),
     ],

@@ -40,7 +40,7 @@ def labelled_texts(path: Path) -> list[errata.LabelledText]:
 
 def lines(path: Path) -> list[str]:
     """The lines in ``path`` that say something."""
-    return [line for line in _content(path).splitlines() if line.strip()]
+    return _lines(_content(path))
 
 
 def _records(path: Path) -> list[tuple[str, Mapping[str, Any]]]:
@@ -52,7 +52,7 @@ def _records(path: Path) -> list[tuple[str, Mapping[str, Any]]]:
     if suffix == ".json":
         found = _json(path, content)
     elif suffix == ".jsonl":
-        found = [_json(path, line) for line in content.splitlines() if line.strip()]
+        found = [_json(path, line) for line in _lines(content)]
     else:
         found = list(csv.DictReader(io.StringIO(content)))
     if not isinstance(found, list) or not found:
@@ -61,6 +61,11 @@ def _records(path: Path) -> list[tuple[str, Mapping[str, Any]]]:
         (f"{path}, record {number}", _object(record, path, number))
         for number, record in enumerate(found, start=1)
     ]
+
+
+def _lines(content: str) -> list[str]:
+    """The lines that say something; JSON may hold what `str.splitlines` takes for line ends."""
+    return [line.removesuffix("\r") for line in content.split("\n") if line.strip()]
 
 
 def _content(path: Path) -> str:
