@@ -81,6 +81,7 @@ def test_the_readme_shows_the_whole_way_of_an_edit():
         "revert",
         "log",
         "audit",
+        "trace",
     ]
 
 
@@ -333,11 +334,14 @@ def test_every_benchmark_that_is_documented_exists_with_its_options_and_figures(
 
     assert sections
     for section in sections:
-        (command,) = pages.blocks(section, "")
-        module, *words = command.split()[2:]
-        source = pages.text(f"{module.replace('.', '/')}.py")
-        for option in (word for word in words if word.startswith("--")):
-            parameter = option.removeprefix("--").replace("-", "_")
-            assert re.search(rf'"{option}"|\b{parameter}: ', source), f"{module} has no {option}"
+        commands = pages.blocks(section, "")
+        assert commands, section.splitlines()[0]
+        for command in commands:
+            module, *words = command.split()[2:]
+            source = pages.text(f"{module.replace('.', '/')}.py")
+            for option in (word for word in words if word.startswith("--")):
+                parameter = option.removeprefix("--").replace("-", "_")
+                found = re.search(rf'"{option}"|\b{parameter}: ', source)
+                assert found, f"{module} has no {option}"
         for figure in pages.table(section, "figure"):
             assert f'"{pages.code(figure[0])}"' in source, figure[0]
