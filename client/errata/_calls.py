@@ -28,6 +28,7 @@ from errata._options import (
     ReadOptions,
     RevertOptions,
     named,
+    text_list,
 )
 from errata.v1 import edits_pb2, inference_pb2, ledger_pb2, models_pb2
 
@@ -101,8 +102,7 @@ class Call(Generic[Reply, Result]):
         """What is sent.
 
         Raises:
-            InvalidInputError: a value has no form on the wire, such as half a surrogate pair, a
-                number where text belongs, or a tuple where a fact does.
+            InvalidInputError: a value has no form on the wire, such as half a surrogate pair.
         """
         try:
             return self.build(scope)
@@ -252,11 +252,6 @@ def _change_fields(scope: Scope, options: ChangeOptions) -> dict[str, str]:
 
 def _listed(edits: EditReference | Iterable[EditReference]) -> tuple[EditReference, ...]:
     return (edits,) if isinstance(edits, str | types.Edit) else tuple(edits)
-
-
-def text_list(given: str | Iterable[str]) -> tuple[str, ...]:
-    """The texts of ``given``; one text is not taken for its letters."""
-    return (given,) if isinstance(given, str) else tuple(given)
 
 
 def get_edit(edit: EditReference) -> Call[edits_pb2.GetEditResponse, types.Edit]:

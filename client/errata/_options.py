@@ -40,6 +40,11 @@ def named(call: Callable[P, T]) -> Callable[P, T]:
     return checked
 
 
+def text_list(given: str | Iterable[str]) -> tuple[str, ...]:
+    """The texts of ``given``; one text is not taken for its letters."""
+    return (given,) if isinstance(given, str) else tuple(given)
+
+
 class MutationOptions(TypedDict, total=False):
     """Who asks, and under which id."""
 

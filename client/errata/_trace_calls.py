@@ -8,7 +8,7 @@ from google.longrunning import operations_pb2
 from errata import _operation_status as operation_status
 from errata import _trace_messages as messages
 from errata._averages import AverageTrace, TracedFact
-from errata._calls import Call, Pages, Scope, text_list
+from errata._calls import Call, Pages, Scope
 from errata._errors import InvalidInputError
 from errata._locations import Location, Locator
 from errata._operation_status import OperationStatus
@@ -20,6 +20,7 @@ from errata._options import (
     TraceFactsOptions,
     TraceOptions,
     named,
+    text_list,
 )
 from errata._proxies import LabelledText, Proxy
 from errata._trace_types import TraceKind, TraceMetric
