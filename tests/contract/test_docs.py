@@ -100,8 +100,9 @@ def test_every_name_of_ours_in_a_python_block_exists(path):
                 assert callable(vars(errata.Client)[node.attr])
 
 
-@pytest.mark.parametrize("path", ["README.md", "docs/guides/auditing.md"])
+@pytest.mark.parametrize("path", ["README.md", "docs/guides/auditing.md", "docs/guides/tracing.md"])
 def test_the_python_examples_run(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where they write
     (example,) = pages.blocks(pages.text(path), "python")
 
     with serving(tmp_path) as server:
@@ -110,6 +111,7 @@ def test_the_python_examples_run(path, tmp_path, monkeypatch):
 
 
 def test_the_readmes_commands_do_what_it_says(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     commands = [line[1:] for line in pages.command_lines(pages.text("README.md"))]
     run = CliRunner()
     edit, said = "", []
