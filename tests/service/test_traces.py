@@ -155,7 +155,7 @@ def test_the_same_question_has_the_same_artifact(services):
         {"prompt": "The Space Needle is in the city of"},
         {"subject": "Needle"},
         {"answer": "Seattle"},
-        {"foil": "Paris"},
+        {"metric": Metric.LOGIT_DIFFERENCE, "foil": "Paris"},
         {"kinds": (TraceKind.HIDDEN,)},
         {"corruption": Corruption(scale=2)},
         {"corruption": Corruption(samples=9)},

@@ -168,7 +168,12 @@ def average_trace(layers=6, kinds=("hidden", "mlp", "attn")):
 def chart(form="heat_map", rows=("a", "b"), columns=("0", "1", "2"), **given):
     """A chart with bounds."""
     values = tuple(tuple(r + c / 10 for c in range(len(columns))) for r in range(len(rows)))
-    fields: dict[str, Any] = {"title": "A chart", "unit": "unit", "values": values, "row_axis": "row"} | given
+    fields: dict[str, Any] = {
+        "title": "A chart",
+        "unit": "unit",
+        "values": values,
+        "row_axis": "row",
+    } | given
     return errata.Chart(
         title=fields["title"],
         form=errata.ChartForm(form),
