@@ -59,7 +59,9 @@ def test_an_effect_is_the_mean_over_facts_of_the_mean_over_their_tokens_of_a_rol
     assert average.total_effect == pytest.approx(average.clean - average.corrupted)
 
 
-def test_every_kind_has_a_curve_for_every_role_and_none_before_the_subject(average):
+def test_every_kind_has_a_curve_for_every_role_and_none_before_the_subject(tracer):
+    late = request("Prado", "", template="They say it. {} is in the city of")
+    average = average_trace(tracer, [late], progress=silent)
     roles = {(curve.kind, curve.role) for curve in average.curves}
 
     assert {kind for kind, _ in roles} == set(KINDS)

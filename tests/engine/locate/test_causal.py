@@ -303,7 +303,8 @@ def test_a_proxys_probability_equals_whole_passes_and_its_suffix_stays_clean(dee
     hidden = deep.tokens.encode("Prado is open.")
     special = hidden[:1] == [1]  # Llama's BOS is no part of the text
     assert sum(token.corrupted for token in whole.tokens) == len(hidden) - special
-    assert sum(token.corrupted for token in named.tokens) < len(hidden) - special
+    corrupted = [at for at, token in enumerate(named.tokens) if token.corrupted]
+    assert corrupted == deep.tokens.mentions(named.prompt, "Prado")
 
 
 def test_without_an_answer_the_models_own_next_token_is_read(deep):
