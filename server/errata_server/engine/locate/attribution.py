@@ -1,33 +1,30 @@
-"""Approximate screens of the causal trace: one backward pass in place of a run for each site.
+"""An approximate screen of the causal trace: one backward pass in place of a run for each site.
 
 What restoring a site would do is estimated by (clean - corrupted) times the score's gradient at
-that site in the corrupted run. AtP takes the gradient as it is (Nanda 2023; Kramár 2024,
-arXiv:2403.00745); RelP holds what bends it at its corrupted values: norms' denominators,
-attention's weights, each activation's ratio of output to input, and a product's relevance is
-shared by half (Jafari 2025, arXiv:2508.21258). Invariant: RelP changes gradients, never what
-the model computes.
+that site in the corrupted run: AtP (Nanda 2023; Kramár 2024, arXiv:2403.00745). Slopes of the
+clean run order sites far worse. Invariant: clean and corrupted runs are the causal trace's own,
+noise included.
+
+RelP (Jafari 2025, arXiv:2508.21258) was measured at commit 7ee5f1c and dropped: the mean rank
+correlation with the exact trace over states, MLP and attention outputs was 0.74, 0.76, 0.61
+against AtP's 0.75, 0.82, 0.79 on 20 known facts of some 10 tokens, and 0.22, 0.32, 0.26 against
+0.80, 0.81, 0.81 on 10 prompts of 40 to 60 tokens, a fact about the subject and prose behind it.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import torch
 from jaxtyping import Float
-from scipy.stats import spearmanr  # type: ignore[import-untyped]
-from torch import Tensor, nn
+from torch import Tensor
 
 from errata_server.domain.locators import Chart, ChartForm, Locator, LocatorOption
 from errata_server.domain.operations import ReportProgress
 from errata_server.domain.traces import Corruption, Metric, TraceKind
-from errata_server.engine.architecture import Layout
-from errata_server.engine.checkpoint import Checkpoint
-from errata_server.engine.hooks import rewriting
-from errata_server.engine.locate.blocks import Blocks, LayerRun, run_layer
+from errata_server.engine.blocks import Blocks, LayerRun, run_layer
 from errata_server.engine.locate.case import Case, Findings, Row, Steps
 from errata_server.engine.locate.cells import WINDOWED, window_of
 from errata_server.engine.locate.charts import chart
@@ -43,21 +40,13 @@ KINDS: Final[Mapping[TraceKind, str]] = {
 SAMPLES: Final = 8
 """Corrupted samples in one pass there and back."""
 
-
-class Method(StrEnum):
-    """How gradients are taken."""
-
-    ATP = "atp"
-    RELP = "relp"
-
-
 Grid = Float[Tensor, "seq layer"]
 """Estimated indirect effects: rows are tokens, columns layers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Screen:
-    """The estimates of one method, and the scores they are about."""
+    """The estimates, and the scores they are about."""
 
     clean: float
     corrupted: float
@@ -65,34 +54,22 @@ class Screen:
 
 
 def run(case: Case, options: Mapping[str, float], progress: ReportProgress) -> Findings:
-    """Estimate every site's indirect effect by each method."""
+    """Estimate every site's indirect effect."""
     corruption = Corruption(scale=options["scale"], samples=int(options["samples"]), seed=case.seed)
-    window = int(options["window"])
-    passes = math.ceil(corruption.samples / SAMPLES)
-    steps = Steps(progress, total=len(Method) * (case.blocks.layers + passes))
-    screens = {
-        method: screen(case, method, corruption, window=window, steps=steps) for method in Method
-    }
-    charts = [
-        _chart(case, method, kind, window, screens[method].grids[kind])
-        for method in Method
-        for kind in KINDS
-    ]
-    first = screens[Method.ATP]
-    figures = {"clean": first.clean, "corrupted": first.corrupted}
-    for method, found in screens.items():
-        for kind in KINDS:
-            peak = int(found.grids[kind].argmax())
-            name = f"{method.value}_{kind.value}_peak"
-            figures[f"{name}_token"] = float(peak // case.blocks.layers)
-            figures[f"{name}_layer"] = float(peak % case.blocks.layers)
-    return Findings(charts=tuple(charts), figures=figures)
+    window, layers = int(options["window"]), case.blocks.layers
+    steps = Steps(progress, total=layers + math.ceil(corruption.samples / SAMPLES))
+    found = screen(case, corruption, window=window, steps=steps)
+    figures = {"clean": found.clean, "corrupted": found.corrupted}
+    for kind, grid in found.grids.items():
+        token, layer = divmod(int(grid.argmax()), layers)
+        figures[f"{kind.value}_peak_token"] = float(token)
+        figures[f"{kind.value}_peak_layer"] = float(layer)
+    charts = tuple(_chart(case, kind, window, grid) for kind, grid in found.grids.items())
+    return Findings(charts=charts, figures=figures)
 
 
-def screen(
-    case: Case, method: Method, corruption: Corruption, *, window: int, steps: Steps
-) -> Screen:
-    """The estimates of ``method``, of the answer's log-probability."""
+def screen(case: Case, corruption: Corruption, *, window: int, steps: Steps) -> Screen:
+    """Estimates of what restoring each site does to the answer's log-probability."""
     ids = [*case.ids, *case.answer_ids[:-1]]
     clean = clean_run(case, ids, steps).layers
     readout = answer_readout(
@@ -105,11 +82,11 @@ def screen(
     placed = case.step(partial(_corrupted, case, ids, corruption))
     scores, effects = [], []
     for rows in placed.split(SAMPLES):
-        work = partial(_estimate, case, method, readout, clean, rows)
+        work = partial(_estimate, case, readout, clean, rows)
         found, estimated = case.step(work, gradients=True)
         scores.append(found)
         effects.append(estimated)
-        steps.finish(method.value)
+        steps.finish("corrupted runs")
     sites = torch.cat(effects, dim=1).mean(dim=1)[:, :, : len(case.ids)]
     # The same run before the first corrupted token, up to how sums of other sizes round.
     sites[:, :, : case.subject_positions[0]] = 0
@@ -122,87 +99,6 @@ def screen(
             for kind, one in zip(KINDS, sites.double().cpu(), strict=True)
         },
     )
-
-
-def rank_correlation(
-    approximate: Sequence[Sequence[float]], exact: Sequence[Sequence[float]]
-) -> float:
-    """Spearman's rank correlation of two grids, cell by cell; nan where one is constant."""
-    first, second = torch.tensor(approximate).flatten(), torch.tensor(exact).flatten()
-    if len(first.unique()) < 2 or len(second.unique()) < 2:
-        return math.nan
-    return float(spearmanr(first.numpy(), second.numpy()).statistic)
-
-
-@contextmanager
-def linearised(checkpoint: Checkpoint) -> Iterator[None]:
-    """Let gradients follow RelP's rules inside the block; it must be on the model thread."""
-    model: nn.Module = checkpoint.model
-    with ExitStack() as stack:
-        for path, rewrite in _RULES[checkpoint.architecture.layout].items():
-            layers = range(checkpoint.layers) if "{}" in path else [0]
-            for layer in layers:
-                module = model.get_submodule(path.format(layer))
-                stack.enter_context(rewriting(module, partial(rewrite, module)))
-        yield
-
-
-def _hold_norm(module: Any, inputs: Tensor, outputs: Tensor) -> Tensor:  # noqa: ANN401, ARG001 - of several families
-    """The norm with its denominator held."""
-    states = inputs.float()
-    if isinstance(module, nn.LayerNorm):
-        centred = states - states.mean(dim=-1, keepdim=True)
-        spread = (centred.pow(2).mean(dim=-1, keepdim=True) + module.eps).rsqrt()
-        return (centred * spread.detach()).to(inputs.dtype) * module.weight + module.bias
-    spread = (states.pow(2).mean(dim=-1, keepdim=True) + module.variance_epsilon).rsqrt()
-    held: Tensor = module.weight * (states * spread.detach()).to(inputs.dtype)
-    return held
-
-
-def _hold_ratio(_: nn.Module, inputs: Tensor, outputs: Tensor) -> Tensor:
-    """The activation as a product with its ratio of output to input, which is held."""
-    safe = torch.where(inputs == 0, torch.ones_like(inputs), inputs)
-    return inputs * (outputs / safe).detach()
-
-
-def _hold_half_ratio(module: nn.Module, inputs: Tensor, outputs: Tensor) -> Tensor:
-    return _halve(module, inputs, _hold_ratio(module, inputs, outputs))
-
-
-def _halve(_: nn.Module, inputs: Tensor, outputs: Tensor) -> Tensor:  # noqa: ARG001 - as rewrites are called
-    """One factor of a product: it takes half of the product's relevance."""
-    return (outputs + outputs.detach()) / 2
-
-
-def _hold(_: nn.Module, inputs: Tensor, outputs: Tensor) -> Tensor:  # noqa: ARG001 - as rewrites are called
-    return outputs.detach()
-
-
-def _hold_two_thirds(_: nn.Module, inputs: Tensor, outputs: Tensor) -> Tensor:  # noqa: ARG001 - as rewrites are called
-    """Queries and keys held, values not, where one projection makes all three."""
-    queries, keys, values = outputs.chunk(3, dim=-1)
-    return torch.cat([queries.detach(), keys.detach(), values], dim=-1)
-
-
-_Rule = Callable[[nn.Module, Tensor, Tensor], Tensor]
-_RULES: Final[Mapping[Layout, Mapping[str, _Rule]]] = {
-    Layout.GPT2: {
-        "transformer.h.{}.ln_1": _hold_norm,
-        "transformer.h.{}.attn.c_attn": _hold_two_thirds,
-        "transformer.h.{}.ln_2": _hold_norm,
-        "transformer.h.{}.mlp.act": _hold_ratio,
-        "transformer.ln_f": _hold_norm,
-    },
-    Layout.LLAMA: {
-        "model.layers.{}.input_layernorm": _hold_norm,
-        "model.layers.{}.self_attn.q_proj": _hold,
-        "model.layers.{}.self_attn.k_proj": _hold,
-        "model.layers.{}.post_attention_layernorm": _hold_norm,
-        "model.layers.{}.mlp.act_fn": _hold_half_ratio,
-        "model.layers.{}.mlp.up_proj": _halve,
-        "model.norm": _hold_norm,
-    },
-}
 
 
 def _corrupted(
@@ -232,16 +128,12 @@ def gradients(
 
 def _estimate(
     case: Case,
-    method: Method,
     readout: Readout,
     clean: Sequence[LayerRun],
     placed: Float[Tensor, "sample seq d_model"],
 ) -> tuple[Float[Tensor, " sample"], Float[Tensor, "kind sample layer seq"]]:
     """(scores, estimated effects) of a few corrupted runs; must run on the model thread."""
-    with ExitStack() as stack:
-        if method is Method.RELP:
-            stack.enter_context(linearised(case.runner.checkpoint))
-        scores, runs, slopes = gradients(case.blocks, readout, placed)
+    scores, runs, slopes = gradients(case.blocks, readout, placed)
     effects = []
     for kind, by_layer in zip(KINDS, slopes, strict=True):
         changes = torch.stack(
@@ -264,12 +156,11 @@ def _windowed(sites: Float[Tensor, "layer seq"], window: int) -> Grid:
     return torch.stack([sites[first:end].sum(dim=0) for first, end in ranges], dim=1)
 
 
-def _chart(case: Case, method: Method, kind: TraceKind, window: int, grid: Grid) -> Chart:
-    name = "AtP" if method is Method.ATP else "RelP"
+def _chart(case: Case, kind: TraceKind, window: int, grid: Grid) -> Chart:
     what = KINDS[kind] if kind not in WINDOWED else f"{KINDS[kind]}, {window} layers"
     return chart(
         ChartForm.HEAT_MAP,
-        f"{name}, an approximation of the causal trace: {what}",
+        f"Approximation of the causal trace: {what}",
         list(zip(case.token_texts, grid.tolist(), strict=True)),
         columns=case.layer_names,
         axes=("token", "layer"),
@@ -284,9 +175,10 @@ ROW: Final = Row(
         shows="Roughly what a causal trace would, from a few passes whatever the prompt's length: "
         "which sites are worth tracing exactly.",
         cannot_show="The indirect effects themselves: it follows slopes at the corrupted run, and "
-        "what saturates or acts only together is misjudged. Trace what matters.",
-        source="Kramár et al. 2024, arXiv:2403.00745 (AtP); Jafari et al. 2025, "
-        "arXiv:2508.21258 (RelP)",
+        "what saturates or acts only together is misjudged. On the bundled model its order of "
+        "sites agreed with the exact trace's by a rank correlation of about 0.8. Trace what "
+        "matters.",
+        source="Kramár et al. 2024, arXiv:2403.00745 (AtP)",
         options=(
             LocatorOption(
                 name="window",
