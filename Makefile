@@ -68,8 +68,23 @@ serve: migrate ## Serve a model; ARGS="--model PATH --listen HOST:PORT" and the 
 	$(BIN)/errata-server serve $(ARGS)
 
 .PHONY: bench-efficacy
-bench-efficacy: setup ## Measure how well edits work; ARGS="--edits 300 --regime live"
+bench-efficacy: setup ## Measure how well edits hold; ARGS="--edits 300 --regime live"
 	$(BIN)/python -m benchmarks.efficacy $(ARGS)
+
+.PHONY: bench-methods
+bench-methods: setup ## Compare all methods by number of edits: a table, JSON and a plot in build/
+	mkdir -p build
+	$(BIN)/python -m benchmarks.efficacy --edits 300 --regime sequential --method all \
+		--sweep 1,10,100,300 --judged 100 --cache build/patches \
+		--plot build/methods.svg --output build/methods.json $(ARGS)
+
+.PHONY: bench-serving
+bench-serving: setup ## Measure tokens a second with edits, and how long a change takes
+	$(BIN)/python -m benchmarks.serving $(ARGS)
+
+.PHONY: bench-attribution
+bench-attribution: setup ## Compare attribution's order of sites with the exact causal trace's
+	$(BIN)/python -m benchmarks.attribution $(ARGS)
 
 .PHONY: bench-reliability
 bench-reliability: setup ## Kill a server at random instants and count what is lost

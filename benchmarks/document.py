@@ -19,17 +19,21 @@ class Document:
     figures: Mapping[str, float | int]
     details: Mapping[str, object] = field(default_factory=dict)
 
+    @property
+    def content(self) -> dict[str, object]:
+        """The document as JSON values."""
+        return {
+            "benchmark": self.benchmark,
+            "settings": dict(self.settings),
+            "machine": {"python": platform.python_version(), "cpu": platform.machine()},
+            "figures": dict(self.figures),
+            "details": dict(self.details),
+        }
+
     def show(self, *, as_json: bool) -> None:
         """Write the document to stdout."""
         if as_json:
-            content = {
-                "benchmark": self.benchmark,
-                "settings": dict(self.settings),
-                "machine": {"python": platform.python_version(), "cpu": platform.machine()},
-                "figures": dict(self.figures),
-                "details": dict(self.details),
-            }
-            sys.stdout.write(json.dumps(content, indent=1) + "\n")
+            sys.stdout.write(json.dumps(self.content, indent=1) + "\n")
             return
         table = Table(title=f"{self.benchmark} ({_settings(self.settings)})")
         table.add_column("figure")

@@ -1,263 +1,352 @@
-"""How well edits work: CounterFact's questions, by exact free generation, on known facts.
+"""How well edits hold: CounterFact's questions on known facts, for errata and its rivals.
 
 Each of ``--edits`` random known facts is edited to another object of its relation. The model
 must know the fact on the prompt that is edited. Efficacy is the share of those prompts then
 answered with the new object; paraphrase asks the fact's held-out phrasings; neighbourhood
 asks other subjects of the relation, those that share the old object first, in held-out
-phrasings, before and after. Regime ``single`` judges each edit alone, ``live`` all of them at
-once. Nothing is teacher-forced.
+phrasings, before and after: all by exact free generation. ``score`` is CounterFact's S, the
+harmonic mean of ES, PS and NS, which go by likelihoods; ``exact_score`` is the harmonic mean
+of the exact three.
+
+Regime ``single`` judges each edit alone, ``live`` all that were made at once, ``sequential``
+all that were made one after another. ``--sweep`` judges after each of some numbers of edits,
+``--method all`` compares every method.
 """
 
+import json
+import math
 import random
 import statistics
 import tempfile
-import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 from rich.console import Console
 from rich.progress import track
+from rich.table import Table
 
 from benchmarks.document import Document
+from benchmarks.editing.cases import Case, choose_cases
+from benchmarks.editing.firings import explain, guards_of, selectivity
+from benchmarks.editing.formats import read_cases
+from benchmarks.editing.judging import Group, Judge, Tally, percent
+from benchmarks.editing.methods import Condition, MethodName, opened
+from benchmarks.editing.plot import write_plot
+from benchmarks.editing.workbench import Workbench, open_workbench
 from errata_server import files
-from errata_server.domain.errors import NotCalibratedError
-from errata_server.domain.facts import CheckPrompt, EditRequest, Fact
-from errata_server.domain.known_facts import KnownFact, KnownFacts
-from errata_server.domain.measurements import Answer
-from errata_server.domain.operations import Progress
-from errata_server.domain.patches import Composition
-from errata_server.domain.profiles import Profile
-from errata_server.engine import moments
-from errata_server.engine.answers import perplexity
-from errata_server.engine.bank import Bank, compose
-from errata_server.engine.checkpoint import load_checkpoint
-from errata_server.engine.editor import compute_patch
-from errata_server.engine.measure import ask
-from errata_server.engine.patch import PatchTensors
-from errata_server.engine.runner import BASE, Runner
-from errata_server.engine.solve import factor_second_moment
+from errata_server.domain.errors import ErrataError, InvalidInputError
 
-NEIGHBOURS = 8
+COLUMNS = (
+    "efficacy",
+    "paraphrase",
+    "neighbourhood_drop",
+    "exact_score",
+    "score",
+    "perplexity_ratio",
+)
+log = Console(stderr=True)
 
 
 class Regime(StrEnum):
-    """How many edits are live while one is judged."""
+    """How edits are made and how many are there while one is judged."""
 
     SINGLE = "single"
     LIVE = "live"
+    SEQUENTIAL = "sequential"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Case:
-    """A known fact, what it is edited to, and the prompts that judge it."""
+class Measured:
+    """What one method did with some number of edits."""
 
-    request: EditRequest
-    efficacy: CheckPrompt
-    paraphrases: tuple[CheckPrompt, ...]
-    neighbours: tuple[CheckPrompt, ...]
+    method: MethodName
+    edits: int
+    figures: dict[str, float]
+    details: dict[str, object]
+
+    @property
+    def row(self) -> dict[str, str | float]:
+        """The figures with what they are of."""
+        return {"method": self.method.value, "edits": self.edits, **self.figures}
 
 
-@dataclass(slots=True)
-class Tally:
-    """Answers of every case, and the perplexity of the fixed prose."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """Some cases, and how methods are compared on them."""
 
-    efficacy: list[Answer] = field(default_factory=list)
-    paraphrases: list[Answer] = field(default_factory=list)
-    neighbours: list[Answer] = field(default_factory=list)
-    perplexity_ratios: list[float] = field(default_factory=list)
-    converged: int = 0
-    seconds: list[float] = field(default_factory=list)
+    bench: Workbench
+    cases: Sequence[Case]
+    judge: Judge
+    sizes: Sequence[int]
+    judged: int
+    """Edits judged at most of every size; all of them where 0."""
 
-    def figures(self) -> dict[str, float]:
-        """Percentages, the mean and largest perplexity ratio, and seconds an edit."""
-        return {
-            "efficacy": _percent(answer.held_after for answer in self.efficacy),
-            "paraphrase": _percent(answer.held_after for answer in self.paraphrases),
-            "neighbourhood_before": _percent(answer.held_before for answer in self.neighbours),
-            "neighbourhood_drop": _percent(answer.held_before for answer in self.neighbours)
-            - _percent(answer.held_after for answer in self.neighbours),
-            "perplexity_ratio": statistics.fmean(self.perplexity_ratios),
-            "perplexity_ratio_largest": max(self.perplexity_ratios),
-            "converged": 100 * self.converged / len(self.seconds),
-            "seconds_per_edit": statistics.median(self.seconds),
+    seed: int
+    revert_half: bool
+
+    def chosen(self, size: int) -> list[Case]:
+        """The edits that are judged once there are ``size``."""
+        made = list(self.cases[:size])
+        if not 0 < self.judged < size:
+            return made
+        return random.Random(self.seed).sample(made, self.judged)
+
+    def learn(self) -> None:
+        """Ask the base model everything that will be asked."""
+        for size in self.sizes:
+            self.judge.learn(self.chosen(size))
+
+    def single(self, name: MethodName) -> Iterator[Measured]:
+        """Every edit alone."""
+        tally = Tally()
+        for case in track(self.cases, description=f"single, {name}", console=log):
+            self.judge.learn([case])
+            with opened(name, self.bench) as method:
+                method.edit([case])
+                with method.answering() as condition:
+                    self.judge.judge([case], condition, tally)
+        yield self._measured(name, len(self.cases), tally, {})
+
+    def live(self, name: MethodName) -> Iterator[Measured]:
+        """For each size, all edits at once on the base model."""
+        for size in self.sizes:
+            with opened(name, self.bench) as method:
+                method.edit(self.cases[:size])
+                with method.answering() as condition:
+                    yield self._look(name, size, condition)
+
+    def sequential(self, name: MethodName) -> Iterator[Measured]:
+        """One edit after another, judged at each size."""
+        with opened(name, self.bench) as method:
+            last = max(self.sizes)
+            for made in track(range(1, last + 1), description=f"sequential, {name}", console=log):
+                method.edit([self.cases[made - 1]])
+                if made in self.sizes:
+                    with method.answering() as condition:
+                        yield self._look(name, made, condition)
+
+    def _look(self, name: MethodName, size: int, condition: Condition) -> Measured:
+        tally = Tally()
+        self.judge.judge(self.chosen(size), condition, tally)
+        details: dict[str, object] = {}
+        extra: dict[str, float] = {}
+        if name is MethodName.ERRATA:
+            guards = guards_of(self.bench, self.cases[:size], condition)
+            details = explain(guards, self.chosen(size), tally).to_json()
+            extra, details["fire_most_in_prose"] = selectivity(guards, condition)
+        if name is MethodName.ERRATA and self.revert_half:
+            extra |= self._half(size)
+        return self._measured(name, size, tally, details, extra)
+
+    def _measured(
+        self,
+        name: MethodName,
+        size: int,
+        tally: Tally,
+        details: dict[str, object],
+        extra: dict[str, float] | None = None,
+    ) -> Measured:
+        figures = {**tally.figures(), **(extra or {})}
+        log.print(f"{name} {size}:", {c: round(figures[c], 4) for c in COLUMNS if c in figures})
+        missed = {
+            "efficacy_misses": tally.misses(Group.EFFICACY),
+            "paraphrase_misses": tally.misses(Group.PARAPHRASES),
         }
+        return Measured(method=name, edits=size, figures=figures, details={**missed, **details})
+
+    def _half(self, size: int) -> dict[str, float]:
+        """Revert a random half: what the rest still does, and the reverted as before."""
+        made, judged = self.cases[:size], self.chosen(size)
+        # Another draw than that of the judged edits, which may be half of them too.
+        chooser = random.Random(f"{self.seed}|revert")
+        kept = set(chooser.sample(range(size), size - size // 2))
+        rest = [case for at, case in enumerate(made) if at in kept]
+        still, back = Tally(), Tally()
+        with opened(MethodName.ERRATA, self.bench) as method:
+            method.edit(rest)
+            with method.answering() as condition:
+                self.judge.ask([case for case in judged if case in rest], condition, still)
+                self.judge.ask([case for case in judged if case not in rest], condition, back)
+        figures = still.figures()
+        answers = [*back.answers[Group.EFFICACY], *back.answers[Group.PARAPHRASES]]
+        same = [answer.before == answer.after for answer in answers]
+        found = {
+            "kept_efficacy": figures.get("efficacy", math.nan),
+            "kept_paraphrase": figures.get("paraphrase", math.nan),
+            "reverted_as_before": percent(same),
+        }
+        return {name: value for name, value in found.items() if not math.isnan(value)}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bench:
-    """The bundled model with its profile, as an edit needs them."""
+@contextmanager
+def kept_in(cache: Path | None) -> Iterator[Path]:
+    """``cache``, or a folder that goes when the block ends."""
+    if cache is not None:
+        yield cache
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
 
-    runner: Runner
-    profile: Profile
-    factor: torch.Tensor
-    known: KnownFacts
-    prose: Sequence[str]
-    base_perplexity: float
 
-    def patch(self, case: Case) -> PatchTensors:
-        """The case's patch, computed as a proposal would."""
-        return compute_patch(
-            self.runner, case.request, self.profile, self.factor, progress=_ignored
+def methods_of(text: str) -> list[MethodName]:
+    """The methods that ``text`` names, separated by commas; all of them for ``all``.
+
+    Raises:
+        InvalidInputError: one is unknown.
+    """
+    if text == "all":
+        return list(MethodName)
+    try:
+        return [MethodName(name.strip()) for name in text.split(",")]
+    except ValueError as error:
+        known = ", ".join(MethodName)
+        raise InvalidInputError(f"{error}; the methods are {known}, or all", field="method") from (
+            error
         )
 
-    def judge(self, cases: Sequence[Case], bank: Bank, tally: Tally) -> None:
-        """Ask every prompt of ``cases`` with ``bank``."""
-        tally.efficacy += ask(self.runner, [case.efficacy for case in cases], BASE, bank)
-        paraphrases = [prompt for case in cases for prompt in case.paraphrases]
-        tally.paraphrases += ask(self.runner, paraphrases, BASE, bank)
-        neighbours = [prompt for case in cases for prompt in case.neighbours]
-        tally.neighbours += ask(self.runner, neighbours, BASE, bank)
-        edited = perplexity(self.runner, self.prose, bank)
-        tally.perplexity_ratios.append(edited / self.base_perplexity)
+
+def sizes_of(text: str, edits: int) -> list[int]:
+    """The numbers of edits in ``text``, up to ``edits``; ``edits`` alone where it is empty.
+
+    Raises:
+        InvalidInputError: it is no list of positive numbers.
+    """
+    try:
+        sizes = sorted({int(number) for number in text.split(",")}) if text else [edits]
+    except ValueError as error:
+        raise InvalidInputError(f"--sweep is a list such as 1,10,100: {error}") from error
+    if sizes[0] < 1:
+        raise InvalidInputError("--sweep needs numbers of at least 1", field="sweep")
+    return sorted({min(size, edits) for size in sizes})
 
 
-def open_bench(cache: Path) -> Bench:
-    """The bundled model, its profile and its second moment."""
-    runner = Runner(load_checkpoint(str(files.BUNDLED_MODEL)))
-    profile = files.read_bundled_profile()
-    if profile is None:
-        raise NotCalibratedError("the bundled model has no profile; run errata-server calibrate")
-    texts = files.read_texts(None)
-    moment = moments.collect(runner, texts.corpus, [profile.layer], cache=cache, progress=_ignored)[
-        profile.layer
-    ]
-    return Bench(
-        runner=runner,
-        profile=profile,
-        factor=factor_second_moment(moment.mean(), profile.ridge),
-        known=files.read_known_facts(None),
-        prose=texts.drift,
-        base_perplexity=perplexity(runner, texts.drift, BASE),
-    )
+def cases_of(bench: Workbench, facts: Path | None, count: int, seed: int) -> list[Case]:
+    """The first ``count`` cases of ``facts``, or of the known facts where None."""
+    if facts is None:
+        return choose_cases(bench.runner, files.read_known_facts(None), count, seed)
+    return read_cases(facts)[:count]
 
 
-def choose_cases(bench: Bench, count: int, seed: int) -> list[Case]:
-    """Cases over random facts about the real world that the model knows, all subjects apart."""
-    chooser = random.Random(seed)
-    facts = [fact for fact in bench.known.facts if fact.source != "invented"]
-    chooser.shuffle(facts)
-    cases: list[Case] = []
-    subjects: set[str] = set()
-    for fact in facts:
-        if len(cases) == count:
-            break
-        case = None if fact.subject in subjects else _case(bench.known, fact, chooser)
-        if case is not None and _knows(bench, case, fact):
-            cases.append(case)
-            subjects.add(fact.subject)
-    return cases
+def compare(
+    comparison: Comparison, methods: Sequence[MethodName], regime: Regime
+) -> Iterator[Measured]:
+    """Every method at every size, as they are measured."""
+    if regime is not Regime.SINGLE:
+        comparison.learn()
+    run = {
+        Regime.SINGLE: comparison.single,
+        Regime.LIVE: comparison.live,
+        Regime.SEQUENTIAL: comparison.sequential,
+    }[regime]
+    for name in methods:
+        yield from run(name)
 
 
-def _case(known: KnownFacts, fact: KnownFact, chooser: random.Random) -> Case | None:
-    objects = sorted({other.object for other in known.of_relation(fact.relation)} - {fact.object})
-    if not objects:
-        return None
-    target = chooser.choice(objects)
-    templates = known.templates[fact.relation]
-    edited = chooser.choice([i for i in range(len(templates)) if i not in fact.held_out])
-    return Case(
-        request=EditRequest(
-            subject=fact.subject, facts=(Fact(template=templates[edited], target=target),)
-        ),
-        efficacy=CheckPrompt(prompt=known.prompt(fact, edited), expected=target),
-        paraphrases=tuple(
-            CheckPrompt(prompt=known.prompt(fact, index), expected=target)
-            for index in fact.held_out
-        ),
-        neighbours=tuple(
-            CheckPrompt(prompt=known.prompt(other, index), expected=other.object)
-            for other in _neighbours(known, fact, chooser)
-            for index in other.held_out[:1]
-        ),
-    )
-
-
-def _neighbours(known: KnownFacts, fact: KnownFact, chooser: random.Random) -> list[KnownFact]:
-    """Other subjects of the relation, those that share the old object first."""
-    others = [
-        other
-        for other in known.of_relation(fact.relation)
-        if other.subject != fact.subject and other.source != "invented"
-    ]
-    chooser.shuffle(others)
-    others.sort(key=lambda other: other.object != fact.object)
-    return others[:NEIGHBOURS]
-
-
-def _knows(bench: Bench, case: Case, fact: KnownFact) -> bool:
-    prompt = CheckPrompt(prompt=case.efficacy.prompt, expected=fact.object)
-    (answer,) = ask(bench.runner, [prompt], BASE, BASE)
-    return answer.held_before
-
-
-def run(bench: Bench, cases: Sequence[Case], regime: Regime) -> Tally:
-    """Edit and judge every case."""
-    tally = Tally()
-    patches: list[PatchTensors] = []
-    for case in track(cases, description=f"{regime} edits", console=Console(stderr=True)):
-        start = time.perf_counter()
-        patch = bench.patch(case)
-        tally.seconds.append(time.perf_counter() - start)
-        tally.converged += patch.manifest.optimisation.converged
-        patches.append(patch)
-        if regime is Regime.SINGLE:
-            bench.judge([case], _bank(bench, [patch]), tally)
-    if regime is Regime.LIVE:
-        bench.judge(cases, _bank(bench, patches), tally)
-    return tally
-
-
-def _bank(bench: Bench, patches: Sequence[PatchTensors]) -> Bank:
-    return compose(patches, Composition.GUARDED, bench.runner.device)
-
-
-def _percent(held: Iterator[bool]) -> float:
-    values = list(held)
-    return 100 * sum(values) / len(values)
-
-
-def _ignored(_: Progress) -> None:
-    """Progress within one edit; the bar counts edits."""
-
-
-def _misses(answers: Sequence[Answer]) -> list[dict[str, str]]:
-    return [
-        {"prompt": answer.prompt, "expected": answer.expected, "said": answer.after}
-        for answer in answers
-        if not answer.held_after
-    ]
+def show(measured: Sequence[Measured]) -> None:
+    """The comparison as a table, for people."""
+    table = Table(title="methods by number of edits")
+    for column in ("method", "edits", *COLUMNS):
+        table.add_column(column, justify="left" if column == "method" else "right")
+    for row in (one.row for one in measured):
+        cells = [f"{row[column]:.5g}" if column in row else "-" for column in COLUMNS]
+        table.add_row(str(row["method"]), str(row["edits"]), *cells)
+    Console().print(table)
 
 
 def main(
-    edits: Annotated[int, typer.Option(min=1, help="Known facts to edit.")] = 100,
-    regime: Annotated[Regime, typer.Option(help="One edit live at a time, or all.")] = (
+    edits: Annotated[int, typer.Option(min=1, help="Facts to edit.")] = 100,
+    regime: Annotated[Regime, typer.Option(help="Each alone, all at once, or in turn.")] = (
         Regime.SINGLE
     ),
+    method: Annotated[str, typer.Option(help="Methods, separated by commas, or all.")] = "errata",
+    sweep: Annotated[str, typer.Option(help="Numbers of edits, such as 1,10,100.")] = "",
     seed: Annotated[int, typer.Option(help="Chooses facts, targets and neighbours.")] = 0,
+    judged: Annotated[int, typer.Option(min=0, help="Edits judged at most; 0 for all.")] = 0,
+    revert_half: Annotated[
+        bool, typer.Option("--revert-half", help="Also revert half of errata's edits.")
+    ] = False,
+    facts: Annotated[
+        Path | None, typer.Option(help="Facts in the published CounterFact or zsRE format.")
+    ] = None,
+    model: Annotated[str, typer.Option(help="A checkpoint; the bundled one if not given.")] = "",
+    profile: Annotated[Path | None, typer.Option(help="That checkpoint's profile.")] = None,
+    texts: Annotated[Path | None, typer.Option(help="The texts it was calibrated on.")] = None,
+    cache: Annotated[Path | None, typer.Option(help="Keeps patches between runs.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw quality by number of edits.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Also write the JSON here.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Measure efficacy, paraphrase, neighbourhood and perplexity of edits."""
-    with tempfile.TemporaryDirectory() as cache:
-        bench = open_bench(Path(cache))
-        try:
-            cases = choose_cases(bench, edits, seed)
-            tally = run(bench, cases, regime)
-        finally:
-            bench.runner.close()
-    Document(
+    """Measure how well edits hold, for errata and for other ways to edit."""
+    try:
+        names = methods_of(method)
+        with kept_in(cache) as folder, _opened(folder, model, profile, texts) as bench:
+            cases = cases_of(bench, facts, edits, seed)
+            comparison = Comparison(
+                bench=bench,
+                cases=cases,
+                judge=Judge(bench, cases),
+                sizes=sizes_of(sweep, len(cases)),
+                judged=judged,
+                seed=seed,
+                revert_half=revert_half,
+            )
+            measured = []
+            for one in compare(comparison, names, regime):
+                measured.append(one)
+                settings = {"regime": regime.value, "seed": seed, "judged": judged}
+                document = _document(measured, bench, settings)
+                # After every row, so that an interrupted comparison leaves what it has.
+                keep(measured, document, output=output, plot=plot)
+    except ErrataError as error:
+        log.print(f"cannot measure this: {error}")
+        raise typer.Exit(1) from error
+    if len(measured) > 1 and not as_json:
+        show(measured)
+    document.show(as_json=as_json)
+
+
+def keep(
+    measured: Sequence[Measured], document: Document, *, output: Path | None, plot: Path | None
+) -> None:
+    """Write what has been measured so far, where it is wanted."""
+    if output is not None:
+        output.write_text(json.dumps(document.content, indent=1) + "\n", encoding="utf-8")
+    if plot is not None:
+        write_plot([one.row for one in measured], plot)
+
+
+@contextmanager
+def _opened(
+    folder: Path, model: str, profile: Path | None, texts: Path | None
+) -> Iterator[Workbench]:
+    bench = open_workbench(folder, model=model, profile=profile, texts=texts)
+    try:
+        yield bench
+    finally:
+        bench.runner.close()
+
+
+def _document(
+    measured: Sequence[Measured], bench: Workbench, settings: Mapping[str, object]
+) -> Document:
+    """The first method at its largest size, and a row for all."""
+    first = [one for one in measured if one.method is measured[0].method][-1]
+    effort = {}
+    if bench.effort.seconds:
+        effort["seconds_per_edit"] = statistics.median(bench.effort.seconds)
+    if bench.effort.patches:
+        effort["converged"] = 100 * bench.effort.converged / bench.effort.patches
+    return Document(
         benchmark="efficacy",
-        settings={"edits": len(cases), "regime": regime.value, "seed": seed},
-        figures=tally.figures(),
-        details={
-            "efficacy_misses": _misses(tally.efficacy),
-            "paraphrase_misses": _misses(tally.paraphrases),
-        },
-    ).show(as_json=as_json)
+        settings={"method": first.method.value, "edits": first.edits, **settings},
+        figures={**first.figures, **effort},
+        details={**first.details, "table": [one.row for one in measured]},
+    )
 
 
 if __name__ == "__main__":

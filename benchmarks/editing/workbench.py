@@ -1,0 +1,170 @@
+"""The workbench: a calibrated model with its second moment, and patches kept on disk.
+
+Invariant: a kept patch's name holds the checkpoint, the profile, the request and the edits
+made before it, so that a patch computed on other weights is never taken for it.
+"""
+
+import hashlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from errata_server import files
+from errata_server.domain import canonical
+from errata_server.domain.errors import (
+    InvalidInputError,
+    InvalidPatchError,
+    NoEffectError,
+    NotCalibratedError,
+)
+from errata_server.domain.facts import EditRequest
+from errata_server.domain.operations import Progress
+from errata_server.domain.profiles import Profile
+from errata_server.domain.traces import TokenRole
+from errata_server.engine import moments
+from errata_server.engine.answers import perplexity
+from errata_server.engine.architecture import projection
+from errata_server.engine.checkpoint import load_checkpoint
+from errata_server.engine.editor import compute_patch
+from errata_server.engine.patch import PatchTensors, decode, encode
+from errata_server.engine.runner import BASE, Runner
+from errata_server.engine.solve import factor_second_moment
+
+
+@dataclass(slots=True)
+class Effort:
+    """What computing patches took."""
+
+    seconds: list[float] = field(default_factory=list)
+    """Of each patch that was computed; kept ones cost nothing."""
+
+    converged: int = 0
+    patches: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workbench:
+    """A model as edits need it."""
+
+    runner: Runner
+    profile: Profile
+    factor: Float[Tensor, "d_in d_in"]
+    texts: files.Texts
+    base_perplexity: float
+    cache: Path
+    effort: Effort = field(default_factory=Effort)
+
+    @property
+    def module(self) -> nn.Module:
+        """The edited projection."""
+        return projection(self.runner.checkpoint.model, self.profile.module)
+
+    def patch(
+        self,
+        request: EditRequest,
+        *,
+        profile: Profile | None = None,
+        role: TokenRole = TokenRole.LAST_SUBJECT,
+        history: str = "",
+    ) -> PatchTensors | None:
+        """The patch of ``request`` on the weights as they are; None where it changes nothing.
+
+        Args:
+            profile: Another than the workbench's.
+            role: The token whose key is taken.
+            history: Names the edits the weights hold by now; empty for the base weights.
+        """
+        profile = profile or self.profile
+        name = f"{profile.id}|{role.value}|{history}|".encode() + canonical.encode(
+            request.to_json()
+        )
+        path = self.cache / "patches" / f"{hashlib.sha256(name).hexdigest()}.safetensors"
+        patch = self._kept(path)
+        if patch is None:
+            start = time.perf_counter()
+            try:
+                patch = compute_patch(
+                    self.runner, request, profile, self.factor, role=role, progress=ignored
+                )
+            except NoEffectError:
+                return None
+            self.effort.seconds.append(time.perf_counter() - start)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(encode(patch).payload)
+        self.effort.patches += 1
+        self.effort.converged += patch.manifest.optimisation.converged
+        return patch
+
+    def _kept(self, path: Path) -> PatchTensors | None:
+        if not path.exists():
+            return None
+        try:
+            return decode(path.read_bytes(), model=self.runner.checkpoint.digest)
+        except InvalidPatchError:  # of another version of errata
+            return None
+
+
+def open_workbench(
+    cache: Path, *, model: str = "", profile: Path | None = None, texts: Path | None = None
+) -> Workbench:
+    """The model at ``model``, the bundled one where empty, with its second moment.
+
+    Args:
+        cache: Keeps second moments and patches.
+        profile: A profile in JSON, needed for every model but the bundled one.
+        texts: The texts the profile was calibrated on; the bundled ones where None.
+
+    Raises:
+        NotCalibratedError: there is no profile, or it belongs to another checkpoint.
+        InvalidInputError: a file cannot be used.
+        UnsupportedModelError: the checkpoint cannot be loaded or edited.
+    """
+    found = files.read_bundled_profile() if profile is None else read_profile(profile)
+    runner = Runner(load_checkpoint(model or str(files.BUNDLED_MODEL)))
+    if found is None or found.model_digest != runner.checkpoint.digest:
+        runner.close()
+        raise NotCalibratedError(
+            "there is no profile of this checkpoint; calibrate it with `errata-server "
+            "calibrate` and give the profile with --profile",
+            model=model,
+        )
+    prose = files.read_texts(texts)
+    moment = moments.collect(runner, prose.corpus, [found.layer], cache=cache, progress=ignored)
+    return Workbench(
+        runner=runner,
+        profile=found,
+        factor=factor_second_moment(moment[found.layer].mean(), found.ridge),
+        texts=prose,
+        base_perplexity=perplexity(runner, prose.drift, BASE),
+        cache=cache,
+    )
+
+
+def read_profile(path: Path) -> Profile:
+    """The profile in ``path``.
+
+    Raises:
+        InvalidInputError: the file is missing or no profile.
+    """
+    try:
+        return Profile.from_body(path.read_bytes())
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise InvalidInputError(
+            f"cannot read a profile from {path}: {error}; `errata-server calibrate --save FILE` "
+            "writes one",
+            field="profile",
+            file=path,
+        ) from error
+
+
+def ignored(_: Progress) -> None:
+    """Progress within one edit; the benchmarks count edits."""
+
+
+def prose_of(bench: Workbench) -> Sequence[str]:
+    """All the ordinary text the workbench has."""
+    return (*bench.texts.drift, *bench.texts.corpus)
