@@ -18,8 +18,16 @@ dataclass; everything they raise is an `ErrataError`.
 
 from errata._async_client import AsyncClient
 from errata._averages import AverageTrace, DroppedFact, EffectCurve, TracedFact
+from errata._batches import (
+    EditProposal,
+    FailedProposal,
+    NearSubjects,
+    ProposedBatch,
+    ProposedEdit,
+)
 from errata._charts import Chart, ChartForm
 from errata._client import Client
+from errata._crawls import Belief, Crawl, CrawlChange, CrawledRelation
 from errata._errors import (
     AlreadyAppliedError,
     AlreadyTrueError,
@@ -54,14 +62,17 @@ from errata._errors import (
     SchemaMismatchError,
     StaleRevisionError,
     SubjectNotFoundError,
+    SuiteNotFoundError,
     UnavailableError,
     UnsupportedModelError,
     VerificationFailedError,
 )
 from errata._generation import AsyncGeneration, Generation
+from errata._health import CheckedEdit, LayerHealth, LiveVerification, ModelHealth
 from errata._locations import Location, Locator, LocatorOption
 from errata._operations import AsyncOperation, Operation
 from errata._proxies import LabelledText, Proxy
+from errata._suites import Suite
 from errata._trace_types import (
     Corruption,
     Peak,
@@ -112,6 +123,7 @@ __all__ = [
     "AsyncOperation",
     "AuditResult",
     "AverageTrace",
+    "Belief",
     "Branch",
     "BranchNotFoundError",
     "CancelledError",
@@ -121,18 +133,24 @@ __all__ = [
     "ChartForm",
     "Check",
     "CheckPrompt",
+    "CheckedEdit",
     "Client",
     "Composition",
     "Corruption",
+    "Crawl",
+    "CrawlChange",
+    "CrawledRelation",
     "DeadlineError",
     "Diff",
     "DroppedFact",
     "Edit",
     "EditNotFoundError",
+    "EditProposal",
     "EditState",
     "EffectCurve",
     "ErrataError",
     "Fact",
+    "FailedProposal",
     "Finding",
     "Generation",
     "InternalError",
@@ -140,16 +158,20 @@ __all__ = [
     "InvalidInputError",
     "InvalidPatchError",
     "LabelledText",
+    "LayerHealth",
     "LedgerCorruptError",
     "LedgerUnavailableError",
+    "LiveVerification",
     "Location",
     "Locator",
     "LocatorNotFoundError",
     "LocatorOption",
     "MissingExtraError",
     "Model",
+    "ModelHealth",
     "ModelMismatchError",
     "ModelNotFoundError",
+    "NearSubjects",
     "NoEffectError",
     "NotAppliedError",
     "NotCalibratedError",
@@ -166,6 +188,8 @@ __all__ = [
     "PromptScore",
     "PromptTooLongError",
     "Proposal",
+    "ProposedBatch",
+    "ProposedEdit",
     "Provenance",
     "Proxy",
     "ProxyNotFoundError",
@@ -180,6 +204,8 @@ __all__ = [
     "Served",
     "StaleRevisionError",
     "SubjectNotFoundError",
+    "Suite",
+    "SuiteNotFoundError",
     "TokenRole",
     "TraceDifference",
     "TraceGrid",

@@ -11,29 +11,46 @@ from typing import Any, Self, TypeVar, Unpack
 
 import grpc
 
-from errata import _calls, _errors, _trace_calls, _watch
+from errata import (
+    _batch_calls,
+    _calls,
+    _errors,
+    _model_calls,
+    _trace_calls,
+    _upkeep_calls,
+    _watch,
+)
 from errata import _types as types
 from errata._averages import AverageTrace, TracedFact
+from errata._batches import EditProposal, ProposedBatch
 from errata._calls import Call, EditReference, Scope
 from errata._config import CHANNEL_OPTIONS, Config
+from errata._crawls import Crawl
 from errata._generation import AsyncGeneration
+from errata._health import LiveVerification, ModelHealth
 from errata._locations import Location, Locator
 from errata._models import model_name, only_model
 from errata._operation_status import OperationStatus
 from errata._operations import AsyncOperation
 from errata._options import (
     ApplyOptions,
+    BatchOptions,
+    CrawlOptions,
     GenerateOptions,
+    LiveOptions,
     LocateOptions,
     MutationOptions,
     ProposeOptions,
     ProxyOptions,
     ReadOptions,
     RevertOptions,
+    SuiteOptions,
     TraceFactsOptions,
     TraceOptions,
+    VerifyOptions,
 )
 from errata._proxies import LabelledText, Proxy
+from errata._suites import Suite
 from errata._traces import CausalTrace
 
 T = TypeVar("T")
@@ -84,11 +101,11 @@ class AsyncClient:
 
     def models(self) -> AsyncIterator[types.Model]:
         """As `Client.models`."""
-        return self._pages(_calls.list_models(0))
+        return self._pages(_model_calls.list_models(0))
 
     async def model(self) -> types.Model:
         """As `Client.model`."""
-        return await self._run(_calls.get_model())
+        return await self._run(_model_calls.get_model())
 
     async def propose(
         self,
@@ -99,6 +116,12 @@ class AsyncClient:
         """As `Client.propose`."""
         return await self._start(_calls.propose(subject, facts, **options))
 
+    async def propose_edits(
+        self, proposals: Iterable[EditProposal], **options: Unpack[BatchOptions]
+    ) -> AsyncOperation[ProposedBatch]:
+        """As `Client.propose_edits`."""
+        return await self._start(_batch_calls.propose_edits(proposals, **options))
+
     async def validate(
         self,
         subject: str,
@@ -106,13 +129,40 @@ class AsyncClient:
         **options: Unpack[ProposeOptions],
     ) -> None:
         """As `Client.validate`."""
-        await self._run(_calls.validate(subject, facts, **options))
+        operation = await self._start(_calls.validate(subject, facts, **options))
+        await operation.result()
 
     async def verify(
-        self, edit: EditReference, **options: Unpack[MutationOptions]
+        self, edit: EditReference, **options: Unpack[VerifyOptions]
     ) -> AsyncOperation[types.Proposal]:
         """As `Client.verify`."""
         return await self._start(_calls.verify(edit, **options))
+
+    async def verify_live(self, **options: Unpack[LiveOptions]) -> AsyncOperation[LiveVerification]:
+        """As `Client.verify_live`."""
+        return await self._start(_upkeep_calls.verify_live(**options))
+
+    async def health(self) -> ModelHealth:
+        """As `Client.health`."""
+        return await self._run(_upkeep_calls.get_health())
+
+    async def add_suite(
+        self, name: str, prompts: Iterable[types.CheckPrompt], **options: Unpack[SuiteOptions]
+    ) -> Suite:
+        """As `Client.add_suite`."""
+        return await self._run(_upkeep_calls.add_suite(name, prompts, **options))
+
+    async def suite(self, name: str) -> Suite:
+        """As `Client.suite`."""
+        return await self._run(_upkeep_calls.get_suite(name))
+
+    def suites(self, name: str = "", *, page_size: int = 0) -> AsyncIterator[Suite]:
+        """As `Client.suites`."""
+        return self._pages(_upkeep_calls.list_suites(name, page_size))
+
+    async def crawl(self, subject: str, **options: Unpack[CrawlOptions]) -> AsyncOperation[Crawl]:
+        """As `Client.crawl`."""
+        return await self._start(_upkeep_calls.crawl(subject, **options))
 
     async def approve(
         self, edit: EditReference, comment: str = "", **options: Unpack[MutationOptions]
@@ -203,13 +253,13 @@ class AsyncClient:
         self, *, seed: int = 0, **options: Unpack[MutationOptions]
     ) -> AsyncOperation[types.Profile]:
         """As `Client.calibrate`."""
-        return await self._start(_calls.calibrate(seed, **options))
+        return await self._start(_model_calls.calibrate(seed, **options))
 
     async def collect_moments(
         self, texts: Iterable[str] = (), **options: Unpack[MutationOptions]
     ) -> AsyncOperation[int]:
         """As `Client.collect_moments`."""
-        return await self._start(_calls.collect_moments(texts, **options))
+        return await self._start(_model_calls.collect_moments(texts, **options))
 
     async def trace(
         self, prompt: str, subject: str, **options: Unpack[TraceOptions]

@@ -27,10 +27,11 @@ from errata._options import (
     ProposeOptions,
     ReadOptions,
     RevertOptions,
+    VerifyOptions,
     named,
     text_list,
 )
-from errata.v1 import edits_pb2, inference_pb2, ledger_pb2, models_pb2
+from errata.v1 import edits_pb2, inference_pb2, ledger_pb2
 
 Reply = TypeVar("Reply", bound=Message)
 Result = TypeVar("Result")
@@ -41,7 +42,6 @@ EditReference = str | types.Edit
 _EDITS = "errata.v1.EditService"
 _LEDGER = "errata.v1.LedgerService"
 _INFERENCE = "errata.v1.InferenceService"
-_MODELS = "errata.v1.ModelService"
 _OPERATIONS = "google.longrunning.Operations"
 
 
@@ -137,13 +137,13 @@ def propose(
 @named
 def validate(
     subject: str, facts: types.Fact | Iterable[types.Fact], **options: Unpack[ProposeOptions]
-) -> Call[operations_pb2.Operation, None]:
-    """Check a proposal's form alone."""
+) -> Call[operations_pb2.Operation, OperationStatus[types.Proposal]]:
+    """Start to check a proposal's form and whether it asks for anything new."""
     return Call(
         method=f"/{_EDITS}/ProposeEdit",
         reply=operations_pb2.Operation,
         build=_propose_request(subject, facts, options, validate_only=True),
-        parse=lambda message: operation_status.parse(message).raise_for_error(),
+        parse=operation_status.parse,
     )
 
 
@@ -157,12 +157,14 @@ def _propose_request(
     listed = (facts,) if isinstance(facts, types.Fact) else tuple(facts)
     paraphrases = tuple(options.get("paraphrases", ()))
     neighbours = tuple(options.get("neighbours", ()))
+    suite = tuple(options.get("suite", ()))
     return lambda scope: edits_pb2.ProposeEditRequest(
         parent=scope.model,
         subject=subject,
         facts=[messages.fact_message(fact) for fact in listed],
         paraphrases=[messages.prompt_message(prompt) for prompt in paraphrases],
         neighbours=[messages.prompt_message(prompt) for prompt in neighbours],
+        suite=[messages.prompt_message(prompt) for prompt in suite],
         reason=options.get("reason", ""),
         ticket=options.get("ticket", ""),
         validate_only=validate_only,
@@ -172,14 +174,15 @@ def _propose_request(
 
 @named
 def verify(
-    edit: EditReference, **options: Unpack[MutationOptions]
+    edit: EditReference, **options: Unpack[VerifyOptions]
 ) -> Call[operations_pb2.Operation, OperationStatus[types.Proposal]]:
     """Start to check an edit again."""
+    suite = [messages.prompt_message(prompt) for prompt in options.get("suite", ())]
     return Call(
         method=f"/{_EDITS}/VerifyEdit",
         reply=operations_pb2.Operation,
         build=lambda scope: edits_pb2.VerifyEditRequest(
-            name=scope.edit(edit), **scope.signature(options)
+            name=scope.edit(edit), suite=suite, **scope.signature(options)
         ),
         parse=operation_status.parse,
     )
@@ -216,7 +219,7 @@ def apply(
             validate_only=options.get("validate_only", False),
             **_change_fields(scope, options),
         ),
-        parse=messages.change,
+        parse=messages.applied,
     )
 
 
@@ -419,61 +422,6 @@ def score(
             min_sequence=options.get("min_sequence", 0),
         ),
         parse=messages.prompt_score,
-    )
-
-
-def get_model() -> Call[models_pb2.GetModelResponse, types.Model]:
-    """Read the served model."""
-    return Call(
-        method=f"/{_MODELS}/GetModel",
-        reply=models_pb2.GetModelResponse,
-        build=lambda scope: models_pb2.GetModelRequest(name=scope.model),
-        parse=lambda message: messages.model(message.model),
-    )
-
-
-def list_models(page_size: int) -> Pages[types.Model]:
-    """Read the models of a server."""
-    return lambda token: Call(
-        method=f"/{_MODELS}/ListModels",
-        reply=models_pb2.ListModelsResponse,
-        build=lambda _: models_pb2.ListModelsRequest(page_size=page_size, page_token=token),
-        parse=lambda message: types.Page(
-            items=tuple(messages.model(model) for model in message.models),
-            next_token=message.next_page_token,
-        ),
-        needs_model=False,
-    )
-
-
-@named
-def calibrate(
-    seed: int, **options: Unpack[MutationOptions]
-) -> Call[operations_pb2.Operation, OperationStatus[types.Profile]]:
-    """Start to find a profile."""
-    return Call(
-        method=f"/{_MODELS}/Calibrate",
-        reply=operations_pb2.Operation,
-        build=lambda scope: models_pb2.CalibrateRequest(
-            name=scope.model, seed=seed, **scope.signature(options)
-        ),
-        parse=operation_status.parse,
-    )
-
-
-@named
-def collect_moments(
-    texts: Iterable[str], **options: Unpack[MutationOptions]
-) -> Call[operations_pb2.Operation, OperationStatus[int]]:
-    """Start to accumulate the second moment of keys."""
-    listed = text_list(texts)
-    return Call(
-        method=f"/{_MODELS}/CollectMoments",
-        reply=operations_pb2.Operation,
-        build=lambda scope: models_pb2.CollectMomentsRequest(
-            name=scope.model, texts=listed, **scope.signature(options)
-        ),
-        parse=operation_status.parse,
     )
 
 

@@ -12,29 +12,46 @@ from typing import Any, Self, TypeVar, Unpack
 
 import grpc
 
-from errata import _calls, _errors, _trace_calls, _watch
+from errata import (
+    _batch_calls,
+    _calls,
+    _errors,
+    _model_calls,
+    _trace_calls,
+    _upkeep_calls,
+    _watch,
+)
 from errata import _types as types
 from errata._averages import AverageTrace, TracedFact
+from errata._batches import EditProposal, ProposedBatch
 from errata._calls import Call, EditReference, Scope
 from errata._config import CHANNEL_OPTIONS, Config
+from errata._crawls import Crawl
 from errata._generation import Generation
+from errata._health import LiveVerification, ModelHealth
 from errata._locations import Location, Locator
 from errata._models import model_name, only_model
 from errata._operation_status import OperationStatus
 from errata._operations import Operation
 from errata._options import (
     ApplyOptions,
+    BatchOptions,
+    CrawlOptions,
     GenerateOptions,
+    LiveOptions,
     LocateOptions,
     MutationOptions,
     ProposeOptions,
     ProxyOptions,
     ReadOptions,
     RevertOptions,
+    SuiteOptions,
     TraceFactsOptions,
     TraceOptions,
+    VerifyOptions,
 )
 from errata._proxies import LabelledText, Proxy
+from errata._suites import Suite
 from errata._traces import CausalTrace
 
 T = TypeVar("T")
@@ -88,11 +105,11 @@ class Client:
 
     def models(self) -> Iterator[types.Model]:
         """The models this server serves."""
-        return self._pages(_calls.list_models(0))
+        return self._pages(_model_calls.list_models(0))
 
     def model(self) -> types.Model:
         """The model this client talks to: architecture, profile, head."""
-        return self._run(_calls.get_model())
+        return self._run(_model_calls.get_model())
 
     def propose(
         self,
@@ -109,24 +126,85 @@ class Client:
         """
         return self._start(_calls.propose(subject, facts, **options))
 
+    def propose_edits(
+        self, proposals: Iterable[EditProposal], **options: Unpack[BatchOptions]
+    ) -> Operation[ProposedBatch]:
+        """Start to compute and check many edits, their values in shared passes.
+
+        The result has an edit or a failure for every proposal. Those of one subject become
+        one edit. A batch that was cut off goes on when proposed again with its ``batch``.
+
+        Raises:
+            InvalidInputError: there is nothing, or too much, in the batch.
+        """
+        return self._start(_batch_calls.propose_edits(proposals, **options))
+
     def validate(
         self,
         subject: str,
         facts: types.Fact | Iterable[types.Fact],
         **options: Unpack[ProposeOptions],
     ) -> None:
-        """Check what `propose` checks before it computes anything.
+        """Check what `propose` checks before it computes anything; waits for the base model.
 
         Raises:
             InvalidInputError: the request is malformed.
+            AlreadyTrueError: the base model gives every target already.
         """
-        self._run(_calls.validate(subject, facts, **options))
+        self._start(_calls.validate(subject, facts, **options)).result()
 
     def verify(
-        self, edit: EditReference, **options: Unpack[MutationOptions]
+        self, edit: EditReference, **options: Unpack[VerifyOptions]
     ) -> Operation[types.Proposal]:
         """Start to check an edit again, on top of the head."""
         return self._start(_calls.verify(edit, **options))
+
+    def verify_live(self, **options: Unpack[LiveOptions]) -> Operation[LiveVerification]:
+        """Start to ask live edits for their facts again.
+
+        Those that conflict with another are all asked, and a sample of the rest.
+        """
+        return self._start(_upkeep_calls.verify_live(**options))
+
+    def health(self) -> ModelHealth:
+        """How far the live edits have moved the model, and how many more it bears."""
+        return self._run(_upkeep_calls.get_health())
+
+    def add_suite(
+        self, name: str, prompts: Iterable[types.CheckPrompt], **options: Unpack[SuiteOptions]
+    ) -> Suite:
+        """Store regression prompts as the next version of a suite.
+
+        Every proposal and verification from now on runs them. No prompts retire the suite.
+
+        Raises:
+            InvalidInputError: the name or a prompt is malformed, or a prompt stands twice.
+            PromptTooLongError: a prompt does not fit the context.
+        """
+        return self._run(_upkeep_calls.add_suite(name, prompts, **options))
+
+    def suite(self, name: str) -> Suite:
+        """One suite with its prompts: the latest version, or ``NAME@VERSION``.
+
+        Raises:
+            SuiteNotFoundError: there is none of that name.
+        """
+        return self._run(_upkeep_calls.get_suite(name))
+
+    def suites(self, name: str = "", *, page_size: int = 0) -> Iterator[Suite]:
+        """The latest version of every suite without its prompts, or all versions of one."""
+        return self._pages(_upkeep_calls.list_suites(name, page_size))
+
+    def crawl(self, subject: str, **options: Unpack[CrawlOptions]) -> Operation[Crawl]:
+        """Start to ask what the model says around a subject, at two revisions.
+
+        What differs without an edit that says so is in the result's ``side_effects``.
+
+        Raises:
+            InvalidInputError: the subject or a number is malformed.
+            RevisionNotFoundError: there is no such revision.
+        """
+        return self._start(_upkeep_calls.crawl(subject, **options))
 
     def approve(
         self, edit: EditReference, comment: str = "", **options: Unpack[MutationOptions]
@@ -250,13 +328,13 @@ class Client:
         self, *, seed: int = 0, **options: Unpack[MutationOptions]
     ) -> Operation[types.Profile]:
         """Start to find layer, prefixes, step size, clamp and guard width."""
-        return self._start(_calls.calibrate(seed, **options))
+        return self._start(_model_calls.calibrate(seed, **options))
 
     def collect_moments(
         self, texts: Iterable[str] = (), **options: Unpack[MutationOptions]
     ) -> Operation[int]:
         """Start to accumulate the second moment over texts; results in tokens seen."""
-        return self._start(_calls.collect_moments(texts, **options))
+        return self._start(_model_calls.collect_moments(texts, **options))
 
     def trace(
         self, prompt: str, subject: str, **options: Unpack[TraceOptions]

@@ -17,6 +17,7 @@
     |   |-- ReportNotFoundError
     |   |-- OperationNotFoundError
     |   |-- ProxyNotFoundError
+    |   |-- SuiteNotFoundError
     |   `-- LocatorNotFoundError
     |-- StaleRevisionError           read the head and retry
     |-- RequestIdReusedError         use a new request id
@@ -146,6 +147,12 @@ class ProxyNotFoundError(NotFoundError):
     """No such fitted proxy."""
 
     reason = "PROXY_NOT_FOUND"
+
+
+class SuiteNotFoundError(NotFoundError):
+    """No such suite."""
+
+    reason = "SUITE_NOT_FOUND"
 
 
 class LocatorNotFoundError(NotFoundError):

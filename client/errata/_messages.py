@@ -4,6 +4,7 @@ Invariants: this module and `errata._calls` alone know both. An enum value of a 
 that this client does not know reads as ``UNSPECIFIED`` and fails nothing.
 """
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -74,8 +75,8 @@ def edit(message: types_pb2.Edit) -> types.Edit:
         name=message.name,
         subject=message.subject,
         facts=tuple(types.Fact(template=f.template, target=f.target) for f in message.facts),
-        paraphrases=tuple(_prompt(p) for p in message.paraphrases),
-        neighbours=tuple(_prompt(p) for p in message.neighbours),
+        paraphrases=tuple(prompt(p) for p in message.paraphrases),
+        neighbours=tuple(prompt(p) for p in message.neighbours),
         state=_EDIT_STATES.get(message.state, types.EditState.UNSPECIFIED),
         patch=_patch(message.patch),
         report=short(message.report),
@@ -84,12 +85,14 @@ def edit(message: types_pb2.Edit) -> types.Edit:
         proposer=message.proposer,
         reason=message.reason,
         ticket=message.ticket,
-        created_at=_time(message.create_time),
+        created_at=time(message.create_time),
         superseded_by=short(message.superseded_by),
+        suite=tuple(prompt(p) for p in message.suite),
     )
 
 
-def _prompt(message: types_pb2.CheckPrompt) -> types.CheckPrompt:
+def prompt(message: types_pb2.CheckPrompt) -> types.CheckPrompt:
+    """`types.CheckPrompt` of the wire."""
     return types.CheckPrompt(prompt=message.prompt, expected=message.expected)
 
 
@@ -116,7 +119,7 @@ def _approval(message: types_pb2.Approval) -> types.Approval:
         actor=message.actor,
         comment=message.comment,
         report=short(message.report),
-        created_at=_time(message.create_time),
+        created_at=time(message.create_time),
     )
 
 
@@ -130,23 +133,30 @@ def report(message: types_pb2.Report) -> types.Report:
         against=short(message.against),
         composition=_COMPOSITIONS.get(message.composition, types.Composition.UNSPECIFIED),
         policy=message.policy,
-        created_at=_time(message.create_time),
+        created_at=time(message.create_time),
+        suites=tuple(short(suite.name) for suite in message.suites),
     )
 
 
 def _check(message: types_pb2.Check) -> types.Check:
     return types.Check(
         kind=message.kind,
-        verdict=_VERDICTS.get(message.verdict, types.Verdict.UNSPECIFIED),
+        verdict=verdict(message.verdict),
         measured=message.measured if message.HasField("measured") else None,
         threshold=message.threshold if message.HasField("threshold") else None,
         comparison=message.comparison,
         explanation=message.explanation,
-        answers=tuple(_answer(a) for a in message.answers),
+        answers=tuple(answer(a) for a in message.answers),
     )
 
 
-def _answer(message: types_pb2.Answer) -> types.Answer:
+def verdict(value: types_pb2.Verdict.ValueType) -> types.Verdict:
+    """`types.Verdict` of the wire."""
+    return _VERDICTS.get(value, types.Verdict.UNSPECIFIED)
+
+
+def answer(message: types_pb2.Answer) -> types.Answer:
+    """`types.Answer` of the wire."""
     return types.Answer(
         prompt=message.prompt,
         expected=message.expected,
@@ -185,7 +195,7 @@ def revision(message: types_pb2.Revision) -> types.Revision:
         ticket=message.ticket,
         override_reason=message.override_reason,
         request_id=message.request_id,
-        created_at=_time(message.create_time),
+        created_at=time(message.create_time),
         body=message.body,
     )
 
@@ -197,6 +207,11 @@ def change(
 ) -> types.Change:
     """`types.Change` of the wire."""
     return types.Change(revision=revision(message.revision), served=served(message.served))
+
+
+def applied(message: edits_pb2.ApplyEditsResponse) -> types.Change:
+    """`types.Change` of the wire, with what verifies it."""
+    return replace(change(message), live_verification=message.live_verification)
 
 
 def branch(message: types_pb2.Branch) -> types.Branch:
@@ -297,7 +312,7 @@ def model(message: models_pb2.Model) -> types.Model:
         served=served(message.served),
         live_edits=message.live_edits,
         applied_edits=message.applied_edits,
-        started_at=_time(message.start_time),
+        started_at=time(message.start_time),
         server_version=message.server_version,
     )
 
@@ -309,7 +324,7 @@ def progress(message: types_pb2.OperationMetadata) -> types.Progress:
     )
 
 
-def _time(message: Timestamp) -> datetime | None:
+def time(message: Timestamp) -> datetime | None:
     """None where the message has no time: 1970 is not a time of ours."""
     if message == Timestamp():
         return None

@@ -12,11 +12,13 @@ from google.longrunning import operations_pb2
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import Message
 
+from errata import _batch_messages as batch_messages
 from errata import _messages as messages
 from errata import _trace_messages as trace_messages
 from errata import _types as types
+from errata import _upkeep_messages as upkeep_messages
 from errata._errors import ErrataError, InternalError, from_status
-from errata.v1 import edits_pb2, models_pb2, traces_pb2, types_pb2
+from errata.v1 import crawls_pb2, edits_pb2, models_pb2, traces_pb2, types_pb2
 
 T = TypeVar("T")
 
@@ -86,9 +88,14 @@ def _response(packed: AnyMessage) -> object:
 
 _RESPONSES: Final[dict[type[Message], Callable[[Any], object]]] = {
     edits_pb2.ProposeEditResponse: messages.proposal,
+    edits_pb2.ProposeEditsResponse: batch_messages.batch,
     edits_pb2.VerifyEditResponse: messages.proposal,
     models_pb2.CalibrateResponse: lambda message: messages.profile(message.profile),
     models_pb2.CollectMomentsResponse: lambda message: message.tokens,
+    edits_pb2.VerifyLiveEditsResponse: lambda message: upkeep_messages.live_verification(
+        message.verification
+    ),
+    crawls_pb2.CrawlSubjectResponse: lambda message: upkeep_messages.crawl(message.crawl),
     traces_pb2.TraceFactResponse: lambda message: trace_messages.causal_trace(message.trace),
     traces_pb2.TraceFactsResponse: lambda message: trace_messages.average_trace(message.average),
     traces_pb2.FitProxyResponse: lambda message: trace_messages.proxy(message.proxy),

@@ -64,8 +64,47 @@ class ProposeOptions(MutationOptions, total=False):
     neighbours: Iterable[CheckPrompt]
     """Prompts on other subjects that must not change; else the server finds some."""
 
+    suite: Iterable[CheckPrompt]
+    """Regression prompts that must stay right, kept with the edit."""
+
     reason: str
     ticket: str
+
+
+class BatchOptions(MutationOptions, total=False):
+    """What may go with a batch of proposals."""
+
+    batch: str
+    """What the edits are stored under; those of the same batch are not computed again."""
+
+    together: bool
+    """Check every edit as if the rest of the batch were live too."""
+
+    reason: str
+    ticket: str
+
+
+class VerifyOptions(MutationOptions, total=False):
+    """What may go with checking an edit again."""
+
+    suite: Iterable[CheckPrompt]
+    """Regression prompts beside the edit's own and the stored suites."""
+
+
+class LiveOptions(MutationOptions, total=False):
+    """What may go with verifying live edits again."""
+
+    sample: int
+    """Edits drawn from those without a conflict; as the server's policy says if not given."""
+
+    seed: int
+    """Of the draw."""
+
+
+class SuiteOptions(MutationOptions, total=False):
+    """What may go with storing a suite."""
+
+    reason: str
 
 
 class ChangeOptions(MutationOptions, total=False):
@@ -124,6 +163,22 @@ class MeasuringOptions(MutationOptions, total=False):
 
     revision: str
     """A revision, sequence or branch, or ``base``; the head of main where not given."""
+
+
+class CrawlOptions(MeasuringOptions, total=False):
+    """What may go with a crawl."""
+
+    against: str
+    """The revision to compare with; ``base`` if not given."""
+
+    depth: int
+    """1 asks about the subject, 2 also about what it is related to; 1 if not given."""
+
+    paraphrases: int
+    """Wordings of each question, up to 5; 3 if not given."""
+
+    max_prompts: int
+    """Most prompts asked at each revision; 400 if not given."""
 
 
 class CorruptionOptions(MeasuringOptions, total=False):

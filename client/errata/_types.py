@@ -135,6 +135,8 @@ class Edit:
     ticket: str
     created_at: datetime | None
     superseded_by: str
+    suite: tuple[CheckPrompt, ...] = ()
+    """Regression prompts that came with the request."""
 
     @property
     def id(self) -> str:
@@ -185,6 +187,8 @@ class Report:
     composition: Composition
     policy: str
     created_at: datetime | None
+    suites: tuple[str, ...] = ()
+    """The stored suites whose prompts were run, each as ``NAME@VERSION``."""
 
     @property
     def id(self) -> str:
@@ -246,6 +250,8 @@ class Change:
 
     revision: Revision
     served: Served
+    live_verification: str = ""
+    """After applying several edits: the operation that verifies what is live."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

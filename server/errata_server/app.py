@@ -41,6 +41,7 @@ from errata_server.ledger.migrate import migrate
 from errata_server.rpc.calls import Pools
 from errata_server.rpc.server import Limits, RpcServer
 from errata_server.rpc.services import Services
+from errata_server.service.batches import Batches
 from errata_server.service.changes import Changes
 from errata_server.service.edits import EditReader
 from errata_server.service.history import History
@@ -52,6 +53,7 @@ from errata_server.service.ports import Engine
 from errata_server.service.proposals import Proposals
 from errata_server.service.serving import Serving
 from errata_server.service.traces import Traces
+from errata_server.service.upkeep import Upkeep
 from errata_server.version import VERSION
 
 LOOPBACK: Final = "127.0.0.1"
@@ -225,22 +227,37 @@ def assemble(settings: Settings, engine: Engine, database: Database) -> App:
     adopt_profile(ledger, model, engine, bundled=settings.model == BUNDLED)
     telemetry.describe_build(VERSION)
     telemetry.describe_model(engine.describe())
+    planner = Planner(known_facts=known_facts, drift_texts=texts.drift, policy=policy)
+    services = _services(settings, engine, ledger, planner, texts.corpus)
+    return App(settings, engine, database, services)
+
+
+def _services(
+    settings: Settings,
+    engine: Engine,
+    ledger: Ledger,
+    planner: Planner,
+    corpus: tuple[str, ...],
+) -> Services:
+    """The use cases over one model and its ledger."""
+    model = settings.model_id
     serving = Serving(engine, ledger, model)
     operations = Operations(ledger, model, now=_now)
     edits = EditReader(ledger=ledger, model=model, serving=serving)
-    planner = Planner(known_facts=known_facts, drift_texts=texts.drift, policy=policy)
-    services = Services(
+    upkeep = Upkeep(
+        engine=engine,
+        ledger=ledger,
         model=model,
-        proposals=Proposals(
-            engine=engine,
-            ledger=ledger,
-            model=model,
-            serving=serving,
-            operations=operations,
-            edits=edits,
-            planner=planner,
-            now=_now,
-        ),
+        serving=serving,
+        operations=operations,
+        planner=planner,
+        now=_now,
+    )
+    proposals = _proposals(upkeep, edits)
+    return Services(
+        model=model,
+        proposals=proposals,
+        batches=Batches(proposals=proposals),
         changes=Changes(
             engine=engine, ledger=ledger, model=model, serving=serving, edits=edits, now=_now
         ),
@@ -252,8 +269,8 @@ def assemble(settings: Settings, engine: Engine, database: Database) -> App:
             model=model,
             serving=serving,
             operations=operations,
-            known_facts=known_facts,
-            texts=texts.corpus,
+            known_facts=planner.known_facts,
+            texts=corpus,
             now=_now,
             started_at=_now(),
         ),
@@ -264,12 +281,27 @@ def assemble(settings: Settings, engine: Engine, database: Database) -> App:
             ledger=ledger,
             serving=serving,
             operations=operations,
-            known_facts=known_facts,
+            known_facts=planner.known_facts,
             memory_mib=settings.trace_memory_mib,
         ),
+        upkeep=upkeep,
         pools=Pools(),
     )
-    return App(settings, engine, database, services)
+
+
+def _proposals(upkeep: Upkeep, edits: EditReader) -> Proposals:
+    """Proposals over what the upkeep looks at, judged by its suites."""
+    return Proposals(
+        engine=upkeep.engine,
+        ledger=upkeep.ledger,
+        model=upkeep.model,
+        serving=upkeep.serving,
+        operations=upkeep.operations,
+        edits=edits,
+        planner=upkeep.planner,
+        suites=upkeep.suites,
+        now=upkeep.now,
+    )
 
 
 def open_ledger(settings: Settings) -> Database:

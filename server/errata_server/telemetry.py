@@ -7,6 +7,7 @@ that stock dashboards read them.
 """
 
 import logging
+import math
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ from structlog.tracebacks import ExceptionDictTransformer
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from errata_server.domain.checks import CheckKind, Report, Verdict
+from errata_server.domain.health import Health, LiveVerification
 from errata_server.domain.profiles import ModelDescription
 
 REGISTRY: Final = CollectorRegistry(auto_describe=True)
@@ -100,6 +102,7 @@ _MEASURED: Final = {
 _RISES: Final = frozenset({CheckKind.PERPLEXITY, CheckKind.CUMULATIVE_PERPLEXITY})
 """Checks that hold the rise over 1, where the metric is the ratio itself."""
 
+_HEALTH_STATUS: Final = {Verdict.PASSED: 0, Verdict.WARNED: 1, Verdict.FAILED: 2}
 _REJECTIONS = _counter("errata_rejections_total", "Failed checks in reports.", ("check",))
 _REVERTS = _counter("errata_reverts_total", "Reverting revisions.", ("kind",))
 _OPERATIONS = _counter("errata_operations_total", "Operations ended.", ("kind", "outcome"))
@@ -108,6 +111,15 @@ _LIVE = _gauge("errata_live_edits", "Edits acting on the served model.")
 _APPLIED = _gauge("errata_applied_edits", "Edits applied on main, superseded ones included.")
 _HEAD = _gauge("errata_head_sequence", "Sequence of main's head in the ledger.")
 _SERVED = _gauge("errata_served_sequence", "Sequence of the revision this server answers with.")
+_DRIFT = _gauge("errata_drift_ratio", "Perplexity of fixed texts, served over base.")
+_HEALTH = _gauge("errata_health_status", "0 well, 1 retrain soon, 2 hurt.")
+_LAYER_EDITS = _gauge("errata_layer_live_edits", "Live edits of a layer.", ("layer",))
+_LAYER_BUDGET = _gauge("errata_layer_edit_budget", "Edits it bears, +Inf unknown.", ("layer",))
+_LAYER_FIRINGS = _gauge("errata_layer_firing_ratio", "Ordinary keys with a guard.", ("layer",))
+_LAYER_DISTURBANCE = _gauge(
+    "errata_layer_disturbance_ratio", "Of ordinary outputs, as one weight change.", ("layer",)
+)
+_CHECKED = _gauge("errata_live_verification_edits", "Edits the last one asked.", ("outcome",))
 _TOKENS = _counter("errata_generated_tokens_total", "Tokens generated.")
 _GENERATE = _histogram(
     "errata_generate_seconds", "Time of a whole generation.", buckets=_RPC_SECONDS
@@ -158,6 +170,28 @@ def set_ledger(*, live: int, applied: int, head: int, served: int) -> None:
     _APPLIED.set(applied)
     _HEAD.set(head)
     _SERVED.set(served)
+
+
+def observe_health(health: Health) -> None:
+    """Tell how the served model is; a layer that has lost its edits is no longer told of."""
+    if health.drift.base > 0:
+        _DRIFT.set(health.drift.served / health.drift.base)
+    _HEALTH.set(_HEALTH_STATUS.get(health.verdict, 0))
+    for gauge in (_LAYER_EDITS, _LAYER_BUDGET, _LAYER_FIRINGS, _LAYER_DISTURBANCE):
+        gauge.clear()
+    for layer in health.layers:
+        name, strain = str(layer.strain.layer), layer.strain
+        _LAYER_EDITS.labels(name).set(strain.live_edits)
+        _LAYER_BUDGET.labels(name).set(math.inf if layer.budget is None else layer.budget)
+        _LAYER_FIRINGS.labels(name).set(strain.firing_share)
+        _LAYER_DISTURBANCE.labels(name).set(strain.disturbance)
+
+
+def observe_live_verification(found: LiveVerification) -> None:
+    """Tell what asking live edits again came to."""
+    held = sum(checked.held for checked in found.edits)
+    _CHECKED.labels("held").set(held)
+    _CHECKED.labels("failed").set(len(found.edits) - held)
 
 
 def operation_started(kind: str) -> None:

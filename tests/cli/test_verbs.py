@@ -13,7 +13,7 @@ def test_status_shows_model_head_and_profile(cli):
     assert shown.code == 0
     assert "models/scripted" in shown.out
     assert "revision 0 on main" in shown.out
-    assert set(document) == {"model", "head", "served"}
+    assert set(document) == {"model", "head", "served", "health"}
     assert document["model"]["id"] == "scripted"
     assert document["head"]["sequence"] == document["served"]["sequence"] == 0
 
@@ -101,7 +101,7 @@ def test_apply_makes_edits_live_in_one_revision(cli):
 def test_apply_as_json_has_the_revision_and_what_is_served(cli):
     document = cli.json("apply", cli.proposed(), "--actor", "ana").document
 
-    assert set(document) == {"revision", "served", "dry_run"}
+    assert set(document) == {"revision", "served", "dry_run", "live_verification"}
     assert document["revision"]["id"] == document["served"]["revision"]
     assert document["revision"]["actor"] == "ana"
     assert document["dry_run"] is False

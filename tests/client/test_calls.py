@@ -6,7 +6,7 @@ import pytest
 from google.longrunning import operations_pb2
 
 import errata
-from errata import _calls, _trace_calls
+from errata import _batch_calls, _calls, _model_calls, _trace_calls, _upkeep_calls
 from errata.v1 import edits_pb2, inference_pb2, ledger_pb2, models_pb2, traces_pb2
 
 SCOPE = _calls.Scope(model="models/m", actor="ana")
@@ -15,7 +15,10 @@ FACT = errata.Fact(template="{} is in", target="Rome")
 EVERY_CALL: list[_calls.Call[Any, Any]] = [
     _calls.propose("Louvre", FACT),
     _calls.validate("Louvre", FACT),
+    _batch_calls.propose_edits([errata.EditProposal(subject="Louvre", facts=(FACT,))]),
     _calls.verify("e-1"),
+    _upkeep_calls.verify_live(),
+    _upkeep_calls.get_health(),
     _calls.approve("e-1", "looks right"),
     _calls.apply("e-1"),
     _calls.revert("e-1"),
@@ -31,10 +34,10 @@ EVERY_CALL: list[_calls.Call[Any, Any]] = [
     _calls.audit(),
     _calls.generate("Louvre is in"),
     _calls.score("Louvre is in", ["Rome"]),
-    _calls.get_model(),
-    _calls.list_models(0)(""),
-    _calls.calibrate(0),
-    _calls.collect_moments(()),
+    _model_calls.get_model(),
+    _model_calls.list_models(0)(""),
+    _model_calls.calibrate(0),
+    _model_calls.collect_moments(()),
     _trace_calls.trace("Louvre is in", "Louvre"),
     _trace_calls.trace_facts(()),
     _trace_calls.fit_proxy(()),
@@ -100,8 +103,8 @@ def test_one_fact_or_several_may_be_proposed():
         _calls.approve("e-1", ""),
         _calls.apply("e-1"),
         _calls.revert("e-1"),
-        _calls.calibrate(0),
-        _calls.collect_moments(()),
+        _model_calls.calibrate(0),
+        _model_calls.collect_moments(()),
     ],
     ids=lambda call: call.method,
 )
@@ -152,7 +155,7 @@ def test_a_validation_computes_nothing():
 def test_one_text_is_not_taken_for_its_letters():
     assert sent(_calls.generate("Louvre is in", stop="Paris")).stop == ["Paris"]
     assert sent(_calls.score("Louvre is in", " Paris")).continuations == [" Paris"]
-    assert sent(_calls.collect_moments("some prose")).texts == ["some prose"]
+    assert sent(_model_calls.collect_moments("some prose")).texts == ["some prose"]
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ def test_progress_is_told_whenever_it_changes_and_ends_with_the_operation(server
 
 
 def test_iterating_does_not_raise_and_asking_for_the_result_does(server, client, moved):
-    server.engine.breaks["compute_patch"] = NoEffectError("nothing makes the model say so")
+    server.engine.breaks["compute_patches"] = NoEffectError("nothing makes the model say so")
     operation = client.propose("Space Needle", moved)
 
     list(operation)

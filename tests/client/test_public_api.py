@@ -11,17 +11,19 @@ from errata import _averages, _charts, _locations, _proxies, _trace_types, _trac
 
 PUBLIC = """
 AlreadyAppliedError AlreadyTrueError Answer Approval AsyncClient AsyncGeneration AsyncOperation
-AuditResult AverageTrace Branch BranchNotFoundError CancelledError CausalTrace Change Chart
-ChartForm Check CheckPrompt Client Composition Corruption DeadlineError Diff DroppedFact Edit
-EditNotFoundError EditState EffectCurve ErrataError Fact Finding Generation InternalError
-InvalidFactError InvalidInputError InvalidPatchError LabelledText LedgerCorruptError
-LedgerUnavailableError Location Locator LocatorNotFoundError LocatorOption MissingExtraError Model
-ModelMismatchError ModelNotFoundError NoEffectError NotAppliedError NotCalibratedError
-NotFoundError Operation OperationInterruptedError OperationNotFoundError OverloadedError
-PatchSummary Peak PreconditionError Profile Progress PromptScore PromptTooLongError Proposal
-Provenance Proxy ProxyNotFoundError Report ReportNotFoundError RequestIdReusedError Revision
-RevisionKind RevisionNotFoundError SchemaMismatchError Score Served StaleRevisionError
-SubjectNotFoundError TokenRole TraceDifference TraceGrid TraceKind TraceMetric TracedFact
+AuditResult AverageTrace Belief Branch BranchNotFoundError CancelledError CausalTrace Change Chart
+ChartForm Check CheckPrompt CheckedEdit Client Composition Corruption Crawl CrawlChange
+CrawledRelation DeadlineError Diff DroppedFact Edit EditNotFoundError EditProposal EditState
+EffectCurve ErrataError Fact FailedProposal Finding Generation InternalError InvalidFactError
+InvalidInputError InvalidPatchError LabelledText LayerHealth LedgerCorruptError
+LedgerUnavailableError LiveVerification Location Locator LocatorNotFoundError LocatorOption
+MissingExtraError Model ModelHealth ModelMismatchError ModelNotFoundError NearSubjects
+NoEffectError NotAppliedError NotCalibratedError NotFoundError Operation OperationInterruptedError
+OperationNotFoundError OverloadedError PatchSummary Peak PreconditionError Profile Progress
+PromptScore PromptTooLongError Proposal ProposedBatch ProposedEdit Provenance Proxy
+ProxyNotFoundError Report ReportNotFoundError RequestIdReusedError Revision RevisionKind
+RevisionNotFoundError SchemaMismatchError Score Served StaleRevisionError SubjectNotFoundError
+Suite SuiteNotFoundError TokenRole TraceDifference TraceGrid TraceKind TraceMetric TracedFact
 TracedToken UnavailableError UnsupportedModelError Verdict VerificationFailedError __version__
 """.split()  # noqa: SIM905 - names read better without quotes
 

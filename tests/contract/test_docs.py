@@ -16,7 +16,15 @@ from typer.testing import CliRunner
 
 import errata
 from errata.cli.__main__ import app as client_app
-from errata.v1 import edits_pb2, inference_pb2, ledger_pb2, models_pb2, traces_pb2
+from errata.v1 import (
+    crawls_pb2,
+    edits_pb2,
+    inference_pb2,
+    ledger_pb2,
+    models_pb2,
+    suites_pb2,
+    traces_pb2,
+)
 from errata_server import telemetry
 from errata_server.__main__ import cli as server_app
 from errata_server.config import Settings
@@ -181,6 +189,7 @@ def test_the_glossary_gives_the_default_thresholds():
         CheckKind.CUMULATIVE_PERPLEXITY: policy.warn_cumulative_perplexity_rise,
         CheckKind.FLUENCY: policy.minimum_entropy_ratio,
         CheckKind.LIVE_EDITS: MINIMUM_LIVE_EDITS,
+        CheckKind.SUITE: policy.maximum_suite_drop,
     }
     written = {
         CheckKind(pages.code(row[0])): row[2]
@@ -260,7 +269,10 @@ def test_every_service_is_documented_with_its_methods():
         for service, methods in pages.table(API, "service")
     }
 
-    for file in (edits_pb2, ledger_pb2, inference_pb2, models_pb2, traces_pb2):
+    files = (
+        edits_pb2, ledger_pb2, inference_pb2, models_pb2, suites_pb2, crawls_pb2, traces_pb2,
+    )  # fmt: skip
+    for file in files:
         for service in file.DESCRIPTOR.services_by_name.values():
             assert documented[service.full_name] == {method.name for method in service.methods}
 

@@ -51,6 +51,7 @@ SOURCES = {
     "fluency": "starters",
     "drift_texts": "2 fixed texts",
     "live_facts": "1 edit drawn",
+    "suite": "20 suite capitals@1",
 }
 
 
@@ -73,6 +74,7 @@ MEASURED = Measurements(
     prefixed_neighbours=(answer(),) * 10,
     same_subject=(answer(),),
     live_facts=(answer(edit="e-1"),) * 20,
+    suite=(answer(),) * 20,
     neighbour_divergence=0.001,
     entropy_before=5.0,
     entropy_after=4.9,
@@ -355,6 +357,23 @@ def test_one_live_fact_in_twenty_may_break_with_a_warning(broken, verdict):
 
     assert check.verdict is verdict
     assert ("e-broken" in check.explanation) == (broken > 0)
+
+
+@pytest.mark.parametrize(
+    ("broken", "allowed", "verdict"),
+    [(0, 0.0, Verdict.PASSED), (1, 0.0, Verdict.FAILED), (1, 0.05, Verdict.PASSED)],
+)
+def test_a_suite_lets_go_of_what_the_policy_allows(broken, allowed, verdict):
+    check = checked(
+        CheckKind.SUITE,
+        measured=replace(MEASURED, suite=lost(broken, 20)),
+        policy=Policy(maximum_suite_drop=allowed),
+    )
+
+    assert check.verdict is verdict
+    assert check.measured == broken / 20
+    assert "20 suite capitals@1" in check.explanation
+    assert ("store a new version" in check.explanation) == (verdict is Verdict.FAILED)
 
 
 def test_live_facts_that_did_not_hold_before_are_not_counted():

@@ -6,7 +6,7 @@ import pytest
 from errata_server.domain.errors import InvalidPatchError
 from errata_server.domain.operations import Progress
 from errata_server.domain.payloads import read_manifest
-from tests.support import edit_request
+from tests.support import edit_request, patch_of
 from tests.support.services import scripted_engine
 
 
@@ -20,7 +20,7 @@ def header(value: object) -> bytes:
 
 
 def test_the_manifest_is_read_without_the_tensors():
-    patch = scripted_engine().compute_patch(edit_request(), progress=ignore)
+    patch = patch_of(scripted_engine(), edit_request())
 
     assert read_manifest(patch.payload) == patch.manifest
 

@@ -13,6 +13,7 @@ from errata_server.domain.patches import Composition
 from errata_server.engine.answers import continue_greedily
 from errata_server.engine.engine import load
 from errata_server.engine.runner import BASE
+from tests.support import patch_of
 
 DEMO = Path(errata_server.__file__).parent / "demo"
 EDITS = 4
@@ -64,7 +65,7 @@ def patches(engine, known, chosen):
         template = known.templates[fact.relation][0]
         request = EditRequest(subject=fact.subject, facts=(Fact(template=template, target=target),))
         engine.validate(request)
-        made.append(engine.compute_patch(request, progress=silent))
+        made.append(patch_of(engine, request))
     return made
 
 

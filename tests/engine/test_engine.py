@@ -25,7 +25,7 @@ from errata_server.domain.patches import Composition, ServedWeights
 from errata_server.engine import engine as engine_module
 from errata_server.engine.engine import TorchEngine, load
 from errata_server.engine.patch import encode
-from tests.support import tiny_models
+from tests.support import patch_of, tiny_models
 
 TEXTS = (*tiny_models.PROSE, *tiny_models.sentences())
 TEMPLATE = tiny_models.TEMPLATES[0]
@@ -55,8 +55,7 @@ def engine(trained, tmp_path_factory):
 def patches(engine):
     requests = {"Eiffel Tower": "Rome", "Big Ben": "Madrid", "Prado": "Seattle"}
     return {
-        subject: engine.compute_patch(moved(subject, target), progress=silent)
-        for subject, target in requests.items()
+        subject: patch_of(engine, moved(subject, target)) for subject, target in requests.items()
     }
 
 
@@ -126,14 +125,14 @@ def test_a_changed_base_weight_is_noticed(trained_folder, tmp_path):
 
 
 def test_the_same_request_gives_the_same_patch(engine, patches):
-    again = engine.compute_patch(moved("Prado", "Seattle"), progress=silent)
+    again = patch_of(engine, moved("Prado", "Seattle"))
 
     assert again.digest == patches["Prado"].digest
 
 
 def test_a_fact_the_model_holds_already_is_refused(engine):
     with pytest.raises(AlreadyTrueError) as refusal:
-        engine.validate(moved("Louvre", "Paris"))
+        engine.require_change(moved("Louvre", "Paris"), progress=silent)
 
     assert refusal.value.metadata["prompt"] == TEMPLATE.format("Louvre")
 
@@ -143,7 +142,7 @@ def test_computing_a_patch_can_be_cancelled(engine):
         raise CancelledError("enough")
 
     with pytest.raises(CancelledError):
-        engine.compute_patch(moved("Louvre", "London"), progress=cancel)
+        patch_of(engine, moved("Louvre", "London"), cancel)
 
 
 def test_composing_does_not_wait_for_second_moments_being_collected(
@@ -157,9 +156,7 @@ def test_composing_does_not_wait_for_second_moments_being_collected(
         collecting.set()
         go_on.wait(30)
 
-    edits = threading.Thread(
-        target=engine.compute_patch, args=(moved("Louvre", "Rome"),), kwargs={"progress": hold}
-    )
+    edits = threading.Thread(target=patch_of, args=(engine, moved("Louvre", "Rome"), hold))
     edits.start()
     assert collecting.wait(30)
     digests, composed = [patches["Prado"].digest], threading.Event()
@@ -183,7 +180,7 @@ def test_without_a_profile_nothing_is_edited(trained, tmp_path):
     with pytest.raises(NotCalibratedError):
         bare.validate(moved("Louvre", "Rome"))
     with pytest.raises(NotCalibratedError):
-        bare.compute_patch(moved("Louvre", "Rome"), progress=silent)
+        patch_of(bare, moved("Louvre", "Rome"))
 
 
 def test_a_profile_of_another_checkpoint_is_refused(engine):
@@ -198,7 +195,7 @@ def test_a_valid_request_passes_and_one_too_long_does_not(engine):
         engine.validate(moved("Louvre", "Rome", "They say. " * 40 + "{} is in"))
 
 
-def test_validating_beside_a_generation_disturbs_neither(engine, weights):
+def test_asking_the_base_beside_a_generation_disturbs_neither(engine, weights):
     base, done = weights(), threading.Event()
     trouble: list[object] = []
 
@@ -213,7 +210,7 @@ def test_validating_beside_a_generation_disturbs_neither(engine, weights):
     thread = threading.Thread(target=generate)
     thread.start()
     for _ in range(12):
-        engine.validate(moved("Louvre", "Rome"))
+        engine.require_change(moved("Louvre", "Rome"), progress=silent)
     done.set()
     thread.join(30)
 
@@ -339,7 +336,7 @@ def test_collecting_moments_over_other_texts_leaves_later_edits_as_they_were(
 
     engine.collect_moments(["a", "b", "c"], progress=silent)
 
-    again = engine.compute_patch(moved("Prado", "Seattle"), progress=silent)
+    again = patch_of(engine, moved("Prado", "Seattle"))
     assert again.digest == patches["Prado"].digest
 
 

@@ -1,6 +1,7 @@
 """Measurements: every prompt before and after, and the numbers drawn from them."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -144,7 +145,7 @@ def test_progress_comes_after_every_stage_and_may_cancel(trained):
         measure(trained, PLAN, before=BASE, after=BASE, progress=cancel)
 
     assert [p.done for p in seen] == [1, 2, 3]
-    assert {p.total for p in seen} == {8}
+    assert {p.total for p in seen} == {9}
 
 
 @pytest.mark.parametrize(
@@ -163,3 +164,12 @@ def test_progress_comes_after_every_stage_and_may_cancel(trained):
 )
 def test_the_entropy_is_that_of_pairs_and_triples_weighted(words, expected):
     assert ngram_entropy(words) == pytest.approx(expected)
+
+
+def test_a_suite_is_asked_like_any_group(trained):
+    plan = replace(PLAN, suite=PLAN.neighbours)
+
+    measured = measure(trained, plan, before=BASE, after=BASE, progress=lambda _: None)
+
+    assert measured.suite == measured.neighbours
+    assert len(measured.suite) == len(PLAN.neighbours) > 0

@@ -132,3 +132,35 @@ def test_a_prompt_without_tokens_is_refused(gpt2):
 def test_a_prefix_is_joined_by_one_space_and_no_prefix_by_none():
     assert join("They say", "Rome is") == "They say Rome is"
     assert join("", "Rome is") == "Rome is"
+
+
+@pytest.mark.parametrize(
+    ("text", "subject", "named"),
+    [
+        ("Big Ben is in London", "Big Ben", "Big Ben"),
+        ("They saw Big Ben", "Big Ben", " Big Ben"),
+        ("Big Ben, and Big Ben again", "Big Ben", "Big Ben Big Ben"),
+        ("Zoë went to 東京 alone", "東京", "東京"),
+    ],
+    ids=["at the start", "at the end", "twice", "characters of several tokens"],
+)
+def test_all_tokens_of_all_mentions_are_found(either, text, subject, named):
+    ids = either.tokens.encode(text)
+    found = either.tokens.mentions(text, subject)
+
+    assert found == sorted(set(found))
+    assert either.tokens.decode([ids[index] for index in found]) == named
+
+
+def test_a_subject_that_is_nowhere_has_no_mentions(either):
+    with pytest.raises(SubjectNotFoundError, match="Prado"):
+        either.tokens.mentions("Big Ben is in London", "Prado")
+
+
+def test_a_picture_shows_special_tokens_by_name_and_parts_of_characters_as_such(either):
+    ids = either.tokens.encode("東")
+
+    pieces = [either.tokens.piece(token) for token in ids]
+    assert len(ids) > 1
+    assert not any("\N{REPLACEMENT CHARACTER}" in piece for piece in pieces)
+    assert either.tokens.piece(0) == tiny_models.END

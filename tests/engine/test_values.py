@@ -1,15 +1,19 @@
 """Values: the residual found makes the model say the target, within its bounds."""
 
+import dataclasses
+
 import pytest
 import torch
 
+from benchmarks import whole_passes
 from errata_server.domain.errors import CancelledError, InvalidFactError, PromptTooLongError
 from errata_server.domain.facts import EditRequest, Fact
-from errata_server.engine import values
+from errata_server.engine import descent, values
 from errata_server.engine.architecture import projection
+from errata_server.engine.contexts import contexts_of
 from errata_server.engine.hooks import rewriting
 from errata_server.engine.tokens import join
-from errata_server.engine.values import ESSENCE, STEP_SIZES, _Descent, optimise_value, state_problem
+from errata_server.engine.values import STEP_SIZES, optimise_value, optimise_values
 from tests.support import tiny_models
 
 MOVED = EditRequest(
@@ -97,11 +101,10 @@ def test_what_is_true_already_needs_no_residual(trained, profile):
 
 def test_the_residual_never_leaves_its_ball(trained):
     tight = tiny_models.tiny_profile(trained, layer=0, clamp=0.05, max_steps=12)
-    problem = state_problem(trained, MOVED, tight)
 
     solution = optimise_value(trained, MOVED, tight, progress=silent)
 
-    limit = 0.05 * problem.value_norm
+    limit = whole_passes.optimise(trained, MOVED, tight).residual.norm()  # stuck there too
     assert not solution.converged
     assert float(solution.residual.norm()) <= limit * (1 + 1e-5)
     assert solution.clamp_fraction == pytest.approx(float(solution.residual.norm()) / limit)
@@ -168,92 +171,163 @@ def test_optimising_leaves_no_gradient_on_the_base(trained, profile):
     assert all(p.grad is None and not p.requires_grad for p in trained.model.parameters())
 
 
-def naive_loss(runner, request, profile, residual):
-    """The objective, context by context, each unpadded and run alone."""
-    losses = []
-    module = projection(runner.model, profile.module)
+HELD = ("They say it every day. Eiffel Tower is a", "In the book we read that Eiffel Tower is a")
 
-    def log_probabilities(ids, place):
-        def add(_, output):
-            mark = torch.zeros(output.shape[1], 1)
-            mark[place] = 1
-            return output + mark * residual
 
-        with rewriting(module, add), torch.enable_grad():
-            logits = runner.model(input_ids=torch.tensor([ids])).logits[0]
-        return logits.log_softmax(-1)
+@pytest.mark.parametrize(("layer", "held"), [(0, ()), (1, ()), (0, HELD)], ids=str)
+def test_a_converged_residual_is_that_of_whole_passes(trained, monkeypatch, layer, held):
+    monkeypatch.setattr(descent, "HELD_DRIFT", 1e9)  # the first that is good will do
+    profile = tiny_models.tiny_profile(trained, layer=layer, stop_probability=0.5)
 
-    for fact in request.facts:
-        target = runner.tokens.target(fact.target)
-        for prefix in profile.prefixes:
-            text = join(prefix, fact.prompt(request.subject))
-            ids = runner.tokens.encode(text)
-            place = len(ids) + runner.tokens.subject_end(text, request.subject)
-            scores = log_probabilities([*ids, *target], place)
-            losses.append(-sum(scores[len(ids) - 1 + i, t] for i, t in enumerate(target)))
-    essence = runner.tokens.encode(ESSENCE.format(request.subject))
-    place = len(essence) + runner.tokens.subject_end(
-        ESSENCE.format(request.subject), request.subject
-    )
-    now = log_probabilities(essence, place)[-1]
-    base = runner.logits(runner.tokens.pad([essence]))[0, -1].log_softmax(-1)
-    drift = (now.exp() * (now - base)).sum()
-    problem = state_problem(runner, request, profile)
-    decay = residual.norm() / problem.value_norm**2
-    loss = sum(losses) / len(losses)
-    return loss + profile.kl_weight * drift + profile.decay_weight * decay
+    slow = whole_passes.optimise(trained, MOVED, profile, held=held)
+    fast = optimise_value(trained, MOVED, profile, held=held, progress=silent)
+
+    assert slow.converged
+    assert slow.steps > 1
+    assert_same(fast, slow)
 
 
 @pytest.mark.parametrize("family", ["trained", "llama"])
-def test_loss_and_gradient_of_the_batch_are_the_naive_sum_over_contexts(request, family):
+@pytest.mark.parametrize("asked", [TWO_FACTS, LONG_TARGETS], ids=["two facts", "long targets"])
+def test_loss_and_residual_go_the_way_of_whole_passes(request, monkeypatch, family, asked):
     runner = request.getfixturevalue(family)
-    profile = tiny_models.tiny_profile(runner, layer=0, kl_weight=0.7, decay_weight=0.3)
-    start = torch.randn(tiny_models.D_MODEL, generator=torch.Generator().manual_seed(3))
-    batched = start.clone().requires_grad_()
-    descent = _Descent(
-        runner=runner,
-        problem=state_problem(runner, LONG_TARGETS, profile),
-        profile=profile,
-        residual=batched,
-        optimiser=torch.optim.SGD([batched], lr=0.0),
-        limit=1e9,
+    monkeypatch.setattr(values, "STEP_SIZES", (1.0,))
+    monkeypatch.setattr(whole_passes, "STEP_SIZES", (1.0,))
+    profile = tiny_models.tiny_profile(
+        runner, layer=0, kl_weight=0.7, decay_weight=0.3, learning_rate=0.05, max_steps=8
     )
-    alone = start.clone().requires_grad_()
 
-    look, _ = runner.lane.run(lambda: descent.step(update=True))
-    naive = runner.lane.run(lambda: naive_loss(runner, LONG_TARGETS, profile, alone))
-    naive.backward()
+    slow = whole_passes.optimise(runner, asked, profile, held=HELD)
+    fast = optimise_value(runner, asked, profile, held=HELD, progress=silent)
 
-    assert float(look.loss.detach()) == pytest.approx(float(naive.detach()), rel=1e-4)
-    assert batched.grad is not None
-    assert alone.grad is not None
-    scale = float(alone.grad.abs().max())
-    assert torch.allclose(batched.grad, alone.grad, atol=1e-4 * max(scale, 1.0))
+    assert slow.steps == 8
+    assert_same(fast, slow)
+
+
+def assert_same(fast, slow):
+    assert (fast.steps, fast.restarts, fast.converged) == (
+        slow.steps,
+        slow.restarts,
+        slow.converged,
+    )
+    length = float(slow.residual.norm())
+    assert length > 0
+    assert float((fast.residual - slow.residual).norm()) <= 1e-4 * length
+    assert fast.loss == pytest.approx(slow.loss, rel=1e-3)
+    assert fast.clamp_fraction == pytest.approx(slow.clamp_fraction, rel=1e-3)
+
+
+def test_held_prompts_keep_their_answers(trained, profile):
+    held = tuple(f"{lead} {MOVED.subject} is a".strip() for lead in tiny_models.LEADS[:3])
+
+    def drift(solution):
+        worst = 0.0
+        for text in held:
+            ids = trained.tokens.encode(text)
+            place = len(ids) + trained.tokens.subject_end(text, MOVED.subject)
+
+            def add(_, output, place=place):
+                moved = output.clone()
+                moved[0, place] += solution.residual
+                return moved
+
+            batch = trained.tokens.pad([ids])
+            before = trained.logits(batch)[0, -1].log_softmax(-1)
+            with rewriting(projection(trained.model, profile.module), add):
+                now = trained.logits(batch)[0, -1].log_softmax(-1)
+            worst = max(worst, float((now.exp() * (now - before)).sum()))
+        return worst
+
+    free = optimise_value(trained, MOVED, profile, progress=silent)
+    bound = optimise_value(trained, MOVED, profile, held=held, progress=silent)
+
+    assert bound.converged
+    assert drift(bound) < 0.5 * drift(free)
+
+
+def test_in_the_last_layer_too(trained):
+    profile = tiny_models.tiny_profile(trained, layer=2)
+    last = EditRequest(subject="Prado", facts=(Fact(template="The name is {}", target="Rome"),))
+
+    slow = whole_passes.optimise(trained, last, profile)
+    fast = optimise_value(trained, last, profile, progress=silent)
+
+    assert float(slow.residual.norm()) > 0
+    assert float((fast.residual - slow.residual).norm()) <= 1e-4 * float(slow.residual.norm())
+
+
+def batch_of(runner, profile):
+    """Contexts of edits that take unlike numbers of steps and attempts."""
+    long = Fact(template="You can visit {} in", target="Rome today, they say")
+    asked = [
+        EditRequest(subject="Prado", facts=(Fact(template="{} can be found in", target="Madrid"),)),
+        MOVED,
+        EditRequest(subject="Big Ben", facts=(long,)),
+        EditRequest(
+            subject="Louvre", facts=(Fact(template="{} is in the city of", target="Rome"),)
+        ),
+        LONG_TARGETS,
+    ]
+    return asked, [contexts_of(runner.tokens, one, profile) for one in asked]
+
+
+@pytest.mark.parametrize("changes", [{}, {"clamp": 0.9, "max_steps": 25}], ids=["wide", "tight"])
+def test_edits_optimised_together_come_to_what_each_comes_to_alone(trained, changes):
+    profile = tiny_models.tiny_profile(trained, layer=0, **changes)
+    asked, batch = batch_of(trained, profile)
+
+    together = dict(optimise_values(trained, batch, profile, progress=silent))
+
+    alone = [optimise_value(trained, one, profile, progress=silent) for one in asked]
+    assert sorted(together) == list(range(len(asked)))
+    assert len({(one.steps, one.restarts) for one in alone}) > 1
+    assert {one.converged for one in alone} == {True, False}  # the long target is hard
+    for index, one in enumerate(alone):
+        found = together[index]
+        assert (found.steps, found.restarts) == (one.steps, one.restarts)
+        assert float((found.residual - one.residual).norm()) <= 1e-4 * max(
+            float(one.residual.norm()), 1.0
+        )
+
+
+def test_an_edit_that_is_done_is_given_out_while_others_go_on(trained, profile):
+    _, batch = batch_of(trained, dataclasses.replace(profile, stop_probability=0.8))
+    seen = []
+
+    found = optimise_values(trained, batch, profile, progress=seen.append)
+
+    assert next(found)[0] == 0  # true already, or nearly so
+    assert len(seen) < 3
+    rest = list(found)
+    assert len(rest) == len(batch) - 1
+    assert [p.done for p in seen] == sorted(p.done for p in seen)
+    assert seen[-1].done == seen[-1].total == len(batch)
 
 
 def test_the_value_norm_is_of_the_base_output_at_the_subject(llama):
     profile = tiny_models.tiny_profile(llama, layer=1)
     module = llama.checkpoint.projection_path(1)
     subject = "Eiffel Tower"
-    texts = [join(p, f.prompt(subject)) for f in TWO_FACTS.facts for p in profile.prefixes]
-    texts += [ESSENCE.format(subject)]
+    contexts = contexts_of(llama.tokens, TWO_FACTS, profile)
     weight = projection(llama.model, module).get_parameter("weight")
     norms = []
-    for text in texts:
-        ids = llama.tokens.encode(text)
-        (keys,) = llama.inputs(llama.tokens.pad([ids]), [module])
-        norms.append(float((weight @ keys[0, llama.tokens.subject_end(text, subject)]).norm()))
+    for row in contexts.rows:
+        (keys,) = llama.inputs(llama.tokens.pad([row.ids]), [module])
+        norms.append(float((weight @ keys[0, row.place]).norm()))
 
-    problem = state_problem(llama, TWO_FACTS, profile)
+    problem = values.pose(llama, [contexts], profile)
 
-    assert problem.value_norm == pytest.approx(sum(norms) / len(norms), rel=1e-4)
+    assert contexts.rows[0].place == llama.tokens.subject_end(
+        TWO_FACTS.facts[0].prompt(subject), subject
+    ) + len(llama.tokens.encode(TWO_FACTS.facts[0].prompt(subject)))
+    assert float(problem.value_norms[0]) == pytest.approx(sum(norms) / len(norms), rel=1e-4)
 
 
 def test_a_prompt_too_long_with_its_prefix_is_refused(gpt2):
     profile = tiny_models.tiny_profile(gpt2, layer=0, prefixes=("", "They say. " * 40))
 
     with pytest.raises(PromptTooLongError):
-        state_problem(gpt2, MOVED, profile)
+        contexts_of(gpt2.tokens, MOVED, profile)
 
 
 def test_a_target_with_a_special_token_is_refused(gpt2):
@@ -262,4 +336,4 @@ def test_a_target_with_a_special_token_is_refused(gpt2):
     )
 
     with pytest.raises(InvalidFactError):
-        state_problem(gpt2, spoilt, tiny_models.tiny_profile(gpt2, layer=0))
+        contexts_of(gpt2.tokens, spoilt, tiny_models.tiny_profile(gpt2, layer=0))

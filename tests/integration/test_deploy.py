@@ -55,6 +55,7 @@ def _use(client: errata.Client, running: Loopback) -> None:
     fact = errata.Fact(template="{} is in the city of", target="Paris")
     proposal = client.propose("Space Needle", fact).result()
     client.apply(proposal.edit)
+    assert client.verify_live().result().passed
     client.generate("Space Needle is in the city of").read()
     client.revert(proposal.edit)
     running.engine.faults.add(CheckKind.PARAPHRASE)

@@ -28,6 +28,7 @@ UNSEEN = {
     ("approvals", 1): "the last approval, which nothing refers to",
     ("profiles", 1): "the last profile, which no edit was made with",
     ("reports", 4): "the last report, which no revision vouches for",
+    ("suites", 2): "the last suite, which judged no edit",
 }
 """Rows (by position) whose deletion no other row gives away. All are newest of their kind:
 older ones leave a gap."""
@@ -58,6 +59,9 @@ def write_history(chronicler):
     old, new = chronicler.propose(target="Rome"), chronicler.propose(target="Berlin")
     other, unused = chronicler.propose("Louvre"), chronicler.propose("Prado")
     chronicler.approve(old, "a-1")
+    chronicler.add_suite("capitals", "the Space Needle stands in")
+    chronicler.add_suite("capitals", "Pike Place Market is in")
+    chronicler.add_suite("awards", "Pike Place Market is in")
     chronicler.approve(new, "a-2")
     chronicler.apply(old)
     chronicler.apply(new, other)
@@ -127,7 +131,7 @@ def test_an_untouched_ledger_is_clean_and_counted(attempt):
 
     assert result.findings == ()
     assert result.clean
-    assert (result.revisions, result.edits, result.artifacts, result.reports) == (5, 4, 4, 5)
+    assert (result.revisions, result.edits, result.artifacts, result.reports) == (5, 4, 6, 5)
 
 
 @pytest.mark.parametrize(("table_name", "column_name"), COLUMNS)
@@ -232,6 +236,10 @@ def test_a_deleted_row_is_found_unless_it_is_the_newest_and_unused(attempt, tabl
         ("revision_edits", ("edit",)),
         ("revision_edits", ("report",)),
         ("profiles", ("body",)),
+        ("suites", ("body",)),
+        ("suites", ("digest", "body")),
+        ("suites", ("name", "version")),
+        ("suites", ("artifact",)),
     ],
 )
 def test_rows_that_swap_values_are_found(attempt, table_name, columns):

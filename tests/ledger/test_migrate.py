@@ -16,6 +16,7 @@ from errata_server.ledger.database import Database, ledger_engine
 from errata_server.ledger.ledger import Ledger
 from errata_server.ledger.migrate import migrate
 from errata_server.ledger.tables import metadata
+from tests.support import MODEL
 from tests.support.databases import SQLITE_ONLY
 from tests.support.histories import Chronicler
 from tests.support.tampering import raw_connection
@@ -71,6 +72,34 @@ def test_each_migration_goes_up_and_down_and_up_again(alembic):
     assert left[-1] == set()
 
     assert alembic(command.upgrade, "head") == set(metadata.tables)
+
+
+def test_a_history_of_the_first_schema_is_upgraded_as_it_is(alembic, empty_url, empty_database):
+    alembic(command.upgrade, "0001")
+    chronicler = Chronicler(Ledger(empty_database))
+    applied = chronicler.apply(chronicler.propose())
+
+    assert migrate(empty_url) is True
+
+    empty_database.check_schema()
+    assert chronicler.head() == applied.id
+    stored = chronicler.add_suite("capitals", "the Space Needle stands in")
+    assert chronicler.ledger.suites(MODEL) == [stored]
+    assert chronicler.ledger.audit(MODEL).clean
+
+
+def test_a_downgrade_does_not_drop_suites(ledger_url, chronicler):
+    stored = chronicler.add_suite("capitals", "the Space Needle stands in")
+    engine = ledger_engine(ledger_url)
+    config = schema.alembic_config()
+
+    with engine.connect() as connection:
+        config.attributes["connection"] = connection
+        with pytest.raises(RuntimeError, match="suites that were stored"):
+            command.downgrade(config, "0001")
+    engine.dispose()
+
+    assert chronicler.ledger.suites(MODEL) == [stored]
 
 
 def test_a_downgrade_leaves_no_trace(alembic, empty_url):

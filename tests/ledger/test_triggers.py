@@ -19,6 +19,7 @@ INSERT_ONLY = {
     "approvals": "request_id",
     "revisions": "kind",
     "revision_edits": "edit",
+    "suites": "name",
 }
 
 
@@ -28,6 +29,7 @@ def sql(chronicler, ledger_url):
     stored = chronicler.propose()
     chronicler.approve(stored, "a-1")
     chronicler.apply(stored)
+    chronicler.add_suite("capitals", "the Space Needle stands in")
     connection = raw_connection(ledger_url)
     yield connection.execute
     connection.close()
@@ -117,6 +119,19 @@ def test_a_head_moves_only_to_the_next_revision(sql):
             sql(statement)
     with pytest.raises(REFUSALS, match="insert-only"):
         sql("DELETE FROM branches")
+
+
+def test_a_suite_s_version_must_be_the_next(sql):
+    copy = (
+        "INSERT INTO suites (model, position, name, version, artifact, request_id, digest, body) "
+        "SELECT model, {position}, '{name}', {version}, artifact, 'x', digest, body FROM suites"
+    )
+
+    for name, version in (("capitals", 3), ("capitals", 1), ("awards", 2)):
+        with pytest.raises((*REFUSALS, psycopg.errors.IntegrityError)):
+            sql(copy.format(position=1, name=name, version=version))
+
+    sql(copy.format(position=1, name="capitals", version=2))
 
 
 @POSTGRESQL_ONLY

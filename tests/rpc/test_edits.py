@@ -49,8 +49,8 @@ def test_a_request_id_used_for_something_else_is_refused(wire):
     assert refused.reason == "REQUEST_ID_REUSED"
 
 
-def test_validate_only_answers_at_once_and_stores_nothing(wire):
-    operation = wire.start(validate_only=True)
+def test_validate_only_ends_with_nothing_stored(wire):
+    operation = wire.ended(wire.start(validate_only=True))
 
     assert operation.done
     assert operation.response.Is(pb.ProposeEditResponse.DESCRIPTOR)

@@ -101,7 +101,7 @@ def test_cancelling_what_has_ended_changes_nothing(wire):
     ],
 )
 def test_a_failed_operation_carries_the_error_s_reason_and_metadata(server, wire, error, code):
-    server.engine.breaks["compute_patch"] = error
+    server.engine.breaks["compute_patches"] = error
 
     operation = wire.ended(wire.start())
 
@@ -114,7 +114,7 @@ def test_a_failed_operation_carries_the_error_s_reason_and_metadata(server, wire
 
 
 def test_an_operation_that_broke_tells_nothing_but_an_id(server, wire):
-    server.engine.breaks["compute_patch"] = RuntimeError("a secret path")
+    server.engine.breaks["compute_patches"] = RuntimeError("a secret path")
 
     operation = wire.ended(wire.start())
 

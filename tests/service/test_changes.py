@@ -27,7 +27,7 @@ from errata_server.domain.errors import (
 from errata_server.domain.ids import MAIN, BranchName, EditId, new_edit_id
 from errata_server.domain.revisions import RevisionKind
 from errata_server.ledger.database import Database
-from tests.support import MODEL
+from tests.support import MODEL, patch_of
 from tests.support.scripted_engine import ScriptedEngine
 from tests.support.services import PATIENCE, call, open_services
 
@@ -329,7 +329,7 @@ def test_validating_refuses_what_applying_would(services):
 def test_an_edit_made_on_another_checkpoint_is_not_applied(services):
     edit = services.proposed()
     stranger = ScriptedEngine(base={"Space Needle is in the city of": "Atlantis"})
-    patch = stranger.compute_patch(edit.request, progress=lambda progress: None)
+    patch = patch_of(stranger, edit.request)
     foreign = replace(edit, id=new_edit_id(), patch=services.ledger.put_artifact(patch.payload))
     report = services.ledger.latest_report(edit.id)
     services.ledger.record_edit(foreign, replace(report, edit=foreign.id, patch=foreign.patch))

@@ -24,9 +24,13 @@ def planner(known=None, policy=None):
     return Planner(known_facts=known or known_facts(), drift_texts=DRIFT, policy=policy or Policy())
 
 
+def each(holds):
+    return lambda prompts: [holds(prompt) for prompt in prompts]
+
+
 def plan(request=None, *, known=None, holds=on_base, live=frozenset()):
     return planner(known).plan(
-        request or edit_request(), prefixes=PREFIXES, holds=holds, live_subjects=live
+        request or edit_request(), prefixes=PREFIXES, holds=each(holds), live_subjects=live
     )
 
 
@@ -258,7 +262,7 @@ def test_without_live_edits_the_plan_says_so():
 def test_a_drift_text_makes_a_context_if_it_has_a_short_sentence(text):
     odd = replace(planner(), drift_texts=(text,))
 
-    made = odd.plan(edit_request(), prefixes=("",), holds=on_base)
+    made = odd.plan(edit_request(), prefixes=("",), holds=each(on_base))
 
     contexts = {p.prompt.removesuffix("Space Needle is in the city of") for p in made.efficacy}
     assert contexts <= {"", "No full stop in this text. "}

@@ -79,12 +79,30 @@ def test_a_model_without_a_profile_refuses_at_once(services):
         services.proposals.propose(edit_request(), call())
 
 
-def test_validating_computes_and_stores_nothing(services, url):
-    operation = services.proposals.propose(edit_request(), call("r-1"), validate_only=True)
+def validated(services, request, request_id=""):
+    started = services.proposals.propose(request, call(request_id), validate_only=True)
+    return services.operations.wait(started.id, PATIENCE)
 
-    assert (operation.state, operation.result) == (OperationState.SUCCEEDED, {})
-    assert "compute_patch" not in services.engine.calls
-    assert count(url, "operations") == 0
+
+def test_validating_computes_nothing_and_stores_no_edit(services, url):
+    ended = validated(services, edit_request(), "r-1")
+
+    assert (ended.state, ended.result) == (OperationState.SUCCEEDED, {})
+    assert "compute_patches" not in services.engine.calls
+    assert count(url, "edits") == count(url, "artifacts") == 0
+
+
+def test_validating_asks_the_model_within_the_operation(services):
+    ended = validated(services, edit_request(target="Seattle"))
+
+    assert ended.failure.reason == "ALREADY_TRUE"
+
+
+def test_a_request_id_of_a_validation_cannot_propose(services):
+    validated(services, edit_request(), "r-1")
+
+    with pytest.raises(RequestIdReusedError, match="r-1"):
+        services.proposals.propose(edit_request(), call("r-1"))
 
 
 def test_validating_refuses_what_proposing_would(services):
@@ -100,7 +118,7 @@ def test_a_repeated_request_gives_the_earlier_operation(services, url):
     again = services.propose(request_id="r-1")
 
     assert again == first
-    assert services.engine.calls.count("compute_patch") == 1
+    assert services.engine.calls.count("compute_patches") == 1
     assert count(url, "edits") == 1
 
 
@@ -127,8 +145,9 @@ def test_what_the_model_says_already_is_no_edit(services, url):
 )
 def test_an_edit_that_fails_a_check_is_stored_as_evidence_and_rejected(services, kind):
     services.engine.faults = {kind}
+    kept = CheckPrompt(prompt="Louvre stands in", expected="Paris")
 
-    ended = services.propose()
+    ended = services.propose(replace(edit_request(), suite=(kept,)))
 
     view = services.proposals.get(EditId(ended.result["edit"]))
     assert view.report.of_kind(kind).verdict is Verdict.FAILED
@@ -316,7 +335,7 @@ def test_an_edit_of_another_model_is_unknown_here(services):
 
 def test_an_exception_nobody_foresaw_fails_the_operation_without_its_text(url):
     engine = scripted_engine()
-    engine.breaks["compute_patch"] = ZeroDivisionError("secret detail")
+    engine.breaks["compute_patches"] = ZeroDivisionError("secret detail")
     with open_services(url, engine=engine) as services:
         ended = services.propose()
 

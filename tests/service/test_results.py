@@ -7,7 +7,10 @@ from dataclasses import replace
 import pytest
 
 from errata_server.domain import canonical
+from errata_server.domain.crawls import Crawl, CrawlRequest
 from errata_server.domain.errors import InvalidInputError, PreconditionError
+from errata_server.domain.health import LiveVerification
+from errata_server.domain.ids import Digest
 from errata_server.domain.locators import LocateRequest, Location
 from errata_server.domain.traces import (
     AverageTrace,
@@ -22,6 +25,7 @@ from errata_server.domain.traces import (
 from errata_server.service import results
 from tests.support import known_facts
 from tests.support.scripted_traces import LOCATORS
+from tests.support.services import PATIENCE, call
 
 PROMPT = "Space Needle is in the city of"
 
@@ -56,7 +60,24 @@ def found(services):
         ),
         Proxy: proxy,
         Location: engine.locate(asked, weights, known_facts=known_facts(), progress=quiet),
+        LiveVerification: stored(services, services.upkeep.live_edits, verify_live(services)),
+        Crawl: stored(services, services.upkeep.crawls, crawl(services)),
     }
+
+
+def verify_live(services):
+    services.apply(services.proposed())
+    return services.upkeep.live_edits.verify(call())
+
+
+def crawl(services):
+    return services.upkeep.crawls.crawl(CrawlRequest(subject="Space Needle"), "", "", call())
+
+
+def stored(services, use_case, operation):
+    """What ``operation`` of ``use_case`` came to."""
+    ended = services.operations.wait(operation.id, PATIENCE)
+    return use_case.result(Digest(ended.result["artifact"]))
 
 
 @pytest.mark.parametrize("kind", list(results.SCHEMAS))

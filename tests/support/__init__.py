@@ -3,9 +3,13 @@
 from datetime import UTC, datetime
 from typing import Final
 
+from errata_server.domain.errors import ErrataError
 from errata_server.domain.facts import CheckPrompt, EditRequest, Fact
 from errata_server.domain.ids import ModelId
 from errata_server.domain.known_facts import KnownFact, KnownFacts
+from errata_server.domain.operations import ReportProgress
+from errata_server.domain.patches import Patch
+from errata_server.service.ports import Engine
 
 NOON: Final = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 MODEL: Final = ModelId("scripted")
@@ -69,3 +73,13 @@ def edit_request(
         neighbours=neighbours,
         reason=reason,
     )
+
+
+def patch_of(
+    engine: Engine, request: EditRequest, progress: ReportProgress = lambda progress: None
+) -> Patch:
+    """The patch of one edit, or the error that there is none."""
+    ((_, found),) = engine.compute_patches([request], held=[()], progress=progress)
+    if isinstance(found, ErrataError):
+        raise found
+    return found

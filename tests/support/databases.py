@@ -14,7 +14,9 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from sqlalchemy import text
 
+from errata_server.ledger.database import Database
 from errata_server.ledger.migrate import migrate
 
 KINDS = ("sqlite", "postgresql")
@@ -115,3 +117,13 @@ def _postgresql_database(server: PostgresqlServer, template: str) -> Iterator[st
     name = f"test_{next(_numbers)}"
     yield server.create(name, template=template)
     server.drop(name)
+
+
+def row_count(url: str, table: str) -> int:
+    """Rows of ``table`` in the database at ``url``."""
+    database = Database(url)
+    try:
+        with database.reading() as connection:
+            return int(connection.scalar(text(f"SELECT count(*) FROM {table}")) or 0)
+    finally:
+        database.close()

@@ -7,6 +7,7 @@ from itertools import count
 from errata_server.domain import canonical
 from errata_server.domain.checks import Check, CheckKind, Report, Verdict
 from errata_server.domain.edits import AppliedEdit, AppliedSet, Approval, Edit
+from errata_server.domain.facts import CheckPrompt
 from errata_server.domain.ids import (
     MAIN,
     Digest,
@@ -20,7 +21,9 @@ from errata_server.domain.operations import Operation, OperationKind, OperationS
 from errata_server.domain.patches import Composition
 from errata_server.domain.profiles import ModelDescription, Profile
 from errata_server.domain.revisions import NO_PARENT, EditReference, Revision, RevisionKind
+from errata_server.domain.suites import SuiteVersion, suite_name
 from errata_server.ledger.ledger import Ledger
+from errata_server.ledger.suites import NewSuite
 from tests.support import MODEL, NOON, edit_request
 
 CHECKPOINT = canonical.digest(b"a checkpoint")
@@ -202,6 +205,20 @@ class Chronicler:
             created_at=self._now(),
         )
         return self.ledger.record_approval(approval, RequestId(request_id))
+
+    def add_suite(self, name: str, *prompts: str, request_id: str = "") -> SuiteVersion:
+        """A stored version of a suite, whose prompts all expect Seattle."""
+        return self.ledger.add_suite(
+            NewSuite(
+                model=MODEL,
+                name=suite_name(name),
+                prompts=tuple(CheckPrompt(prompt=text, expected="Seattle") for text in prompts),
+                actor="ana",
+                reason="ours to keep",
+                request_id=RequestId(request_id or f"suite-{next(self._minutes)}"),
+                created_at=self._now(),
+            )
+        )
 
     def next_revision(self, kind: RevisionKind, *edits: Stored, request_id: str = "") -> Revision:
         """The revision that applies or reverts ``edits`` on top of main; not stored yet."""

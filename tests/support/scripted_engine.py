@@ -19,15 +19,16 @@ from safetensors.numpy import load, save
 
 from errata_server.domain import canonical
 from errata_server.domain.answers import begins_with
+from errata_server.domain.batches import NearSubjects
 from errata_server.domain.checks import CheckKind
 from errata_server.domain.errors import (
     AlreadyTrueError,
+    ErrataError,
     InvalidPatchError,
     ModelMismatchError,
     NotCalibratedError,
-    PromptTooLongError,
 )
-from errata_server.domain.facts import CheckPrompt, EditRequest
+from errata_server.domain.facts import EditRequest
 from errata_server.domain.generation import (
     ContinuationScore,
     GeneratedChunk,
@@ -37,7 +38,6 @@ from errata_server.domain.generation import (
 from errata_server.domain.ids import Digest, EditId
 from errata_server.domain.known_facts import KnownFacts
 from errata_server.domain.measurements import (
-    Answer,
     Measurements,
     PatchInspection,
     VerificationPlan,
@@ -54,9 +54,15 @@ from errata_server.domain.patches import (
 from errata_server.domain.payloads import MANIFEST_KEY, read_manifest
 from errata_server.domain.profiles import ModelDescription, Profile
 from tests.support.scripted_traces import LAYERS, ScriptedTraces
-
-CONTEXT: Final = 64
-"""Words a prompt and its continuation may have."""
+from tests.support.scripted_upkeep import (
+    CONTEXT,
+    LiveAnswers,
+    ScriptedPatch,
+    ScriptedUpkeep,
+    fit_context,
+    overlap_of,
+    perplexity_of,
+)
 
 UNKNOWN: Final = "something nobody knows"
 """What the model says to a prompt that is not in its table."""
@@ -71,16 +77,8 @@ def answers_of(known: KnownFacts) -> dict[str, str]:
     }
 
 
-@dataclass(frozen=True, slots=True)
-class ScriptedPatch:
-    """What a composed patch does: its subject's prompts give other answers."""
-
-    request: EditRequest
-    faults: frozenset[CheckKind]
-
-
 @dataclass(slots=True)
-class ScriptedEngine(ScriptedTraces):
+class ScriptedEngine(ScriptedTraces, ScriptedUpkeep):
     """Implements `errata_server.service.ports.Engine` over a table of answers.
 
     A live patch changes the answer to its own prompts, behind any text, and to prompts that
@@ -111,6 +109,9 @@ class ScriptedEngine(ScriptedTraces):
     """Long methods wait here after the first step; set unless a test clears it."""
 
     calls: list[str] = field(default_factory=list)
+    held: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """The prompts that were to stay, by the subject of the edit."""
+
     _loaded: Digest = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -151,15 +152,56 @@ class ScriptedEngine(ScriptedTraces):
         self._enter("validate")
         self._require_profile()
         for fact in request.facts:
-            _fit(fact.prompt(request.subject))
+            fit_context(fact.prompt(request.subject))
 
-    def compute_patch(self, request: EditRequest, *, progress: ReportProgress) -> Patch:
-        self._enter("compute_patch")
-        profile = self._require_profile()
-        self._work("values", progress)
-        answers = ((self._say(f.prompt(request.subject), ()), f.target) for f in request.facts)
-        if all(begins_with(answer, target) for answer, target in answers):
+    def require_change(self, request: EditRequest, *, progress: ReportProgress) -> None:
+        self._enter("require_change")
+        self._work("base answers", progress)
+        if self._is_true(request):
             raise AlreadyTrueError("the model says so already", field="facts")
+
+    def compute_patches(
+        self,
+        requests: Sequence[EditRequest],
+        *,
+        held: Sequence[Sequence[str]],
+        progress: ReportProgress,
+    ) -> Iterator[tuple[int, Patch | ErrataError]]:
+        assert len(held) == len(requests)
+        for place, request in enumerate(requests):
+            self._enter("compute_patches")
+            self.held[request.subject] = tuple(held[place])
+            profile = self._require_profile()
+            self._work("values", progress)
+            if self._is_true(request):
+                yield place, AlreadyTrueError("the model says so already", field="facts")
+            else:
+                yield place, self._patch(request, profile)
+
+    def near_subjects(
+        self, requests: Sequence[EditRequest], *, conflict: float, progress: ReportProgress
+    ) -> tuple[NearSubjects, ...]:
+        self._enter("near_subjects")
+        self._work("keys", progress)
+        patches = [ScriptedPatch(request=one, faults=frozenset()) for one in requests]
+        return tuple(
+            NearSubjects(
+                first=first,
+                second=second,
+                conflict=overlap,
+                first_fires=requests[first].subject in requests[second].subject,
+                second_fires=requests[second].subject in requests[first].subject,
+            )
+            for first in range(len(requests))
+            for second in range(first + 1, len(requests))
+            if (overlap := overlap_of(patches[first], patches[second])) > conflict
+        )
+
+    def _is_true(self, request: EditRequest) -> bool:
+        answers = ((self._say(f.prompt(request.subject), ()), f.target) for f in request.facts)
+        return all(begins_with(answer, target) for answer, target in answers)
+
+    def _patch(self, request: EditRequest, profile: Profile) -> Patch:
         manifest = self._manifest(request, profile)
         story = {"request": request.to_json(), "faults": sorted(self.faults)}
         payload = save(
@@ -198,7 +240,7 @@ class ScriptedEngine(ScriptedTraces):
         faults = mine.faults
         own = 0.0 if CheckKind.RECOGNITION in faults else 1.0
         conflicts = sorted(
-            ((edit, _overlap(mine, self._read(load(digest)))) for edit, digest in live),
+            ((edit, overlap_of(mine, self._read(load(digest)))) for edit, digest in live),
             key=lambda pair: -pair[1],
         )
         return PatchInspection(
@@ -222,7 +264,7 @@ class ScriptedEngine(ScriptedTraces):
         self._enter("measure")
         self._work("checks", progress)
         faults = _newest_faults(before, after)
-        live = _LiveAnswers(self, before, after)
+        live = LiveAnswers(self, before, after)
         return Measurements(
             efficacy=live.ask(plan.efficacy, spoilt=CheckKind.EFFICACY in faults),
             paraphrases=live.ask(plan.paraphrases, spoilt=CheckKind.PARAPHRASE in faults),
@@ -241,21 +283,22 @@ class ScriptedEngine(ScriptedTraces):
             entropy_after=2.0 if CheckKind.FLUENCY in faults else 5.0,
             perplexity_base=20.0 if plan.drift_texts else 0.0,
             perplexity_before=20.0 if plan.drift_texts else 0.0,
-            perplexity_after=_perplexity(faults) if plan.drift_texts else 0.0,
+            perplexity_after=perplexity_of(faults) if plan.drift_texts else 0.0,
+            suite=live.ask(plan.suite, spoilt=CheckKind.SUITE in faults),
         )
 
     def generate(
         self, prompt: str, options: GenerationOptions, weights: ServedWeights
     ) -> Iterator[GeneratedChunk]:
         self._enter("generate")
-        _fit(prompt, options.max_new_tokens)
+        fit_context(prompt, options.max_new_tokens)
         return self._stream(prompt, options, weights)
 
     def score(
         self, prompt: str, continuations: Sequence[str], weights: ServedWeights
     ) -> PromptScore:
         self._enter("score")
-        _fit(prompt)
+        fit_context(prompt)
         answer = self.answer(prompt, weights)
         return PromptScore(
             scores=tuple(_score(text, answer) for text in continuations),
@@ -284,7 +327,7 @@ class ScriptedEngine(ScriptedTraces):
         return self._say(prompt, bank)
 
     def fit(self, prompt: str) -> None:
-        _fit(prompt)
+        fit_context(prompt)
 
     def _say(self, prompt: str, bank: tuple[ScriptedPatch, ...]) -> str:
         asked = _ending(prompt, self.base)
@@ -373,30 +416,6 @@ class ScriptedEngine(ScriptedTraces):
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _LiveAnswers:
-    """Asks the same prompts before and after."""
-
-    engine: ScriptedEngine
-    before: ServedWeights
-    after: ServedWeights
-
-    def ask(self, prompts: Sequence[CheckPrompt], *, spoilt: bool) -> tuple[Answer, ...]:
-        return tuple(self._ask(prompt, spoilt=spoilt) for prompt in prompts)
-
-    def _ask(self, prompt: CheckPrompt, *, spoilt: bool) -> Answer:
-        before = self.engine.answer(prompt.prompt, self.before)
-        after = "spoilt" if spoilt else self.engine.answer(prompt.prompt, self.after)
-        return Answer(
-            prompt=prompt.prompt,
-            expected=prompt.expected,
-            before=before,
-            after=after,
-            held_before=begins_with(before, prompt.expected),
-            held_after=begins_with(after, prompt.expected),
-        )
-
-
 def _nothing() -> None:
     pass
 
@@ -431,20 +450,9 @@ def _ending(prompt: str, table: dict[str, str]) -> str:
     return max((known for known in table if prompt.endswith(known)), key=len, default="")
 
 
-def _fit(prompt: str, new_words: int = 1) -> None:
-    if len(prompt.split()) + new_words > CONTEXT:
-        raise PromptTooLongError("the prompt does not fit the context", limit=CONTEXT)
-
-
 def _vector(text: str, size: int) -> np.ndarray:
     seed = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
     return np.random.default_rng(seed).standard_normal(size).astype(np.float32)
-
-
-def _overlap(a: ScriptedPatch, b: ScriptedPatch) -> float:
-    """Cosine stand-in: subjects that share a word lie close."""
-    shared = set(a.request.subject.split()) & set(b.request.subject.split())
-    return 0.5 if shared else 0.01
 
 
 def _newest_faults(before: ServedWeights, after: ServedWeights) -> frozenset[CheckKind]:
@@ -456,12 +464,6 @@ def _newest_faults(before: ServedWeights, after: ServedWeights) -> frozenset[Che
         if digest not in before.patches
     )
     return frozenset(fault for patch in fresh for fault in patch.faults)
-
-
-def _perplexity(faults: frozenset[CheckKind]) -> float:
-    if CheckKind.CUMULATIVE_PERPLEXITY in faults:
-        return 40.0
-    return 20.5 if CheckKind.PERPLEXITY in faults else 20.0
 
 
 def _score(continuation: str, answer: str) -> ContinuationScore:

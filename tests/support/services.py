@@ -15,6 +15,7 @@ from errata_server.domain.policies import Policy
 from errata_server.domain.revisions import NO_PARENT, Revision, RevisionKind
 from errata_server.ledger.database import Database
 from errata_server.ledger.ledger import Ledger
+from errata_server.service.batches import Batches
 from errata_server.service.calls import Call
 from errata_server.service.changes import Changes
 from errata_server.service.edits import EditReader
@@ -26,6 +27,7 @@ from errata_server.service.plans import Planner
 from errata_server.service.proposals import Proposals
 from errata_server.service.serving import Serving
 from errata_server.service.traces import Traces
+from errata_server.service.upkeep import Upkeep
 from tests.support import MODEL, NOON, edit_request, known_facts
 from tests.support.scripted_engine import ScriptedEngine, answers_of
 
@@ -82,11 +84,13 @@ class Services:
     serving: Serving
     operations: Operations
     proposals: Proposals
+    batches: Batches
     changes: Changes
     history: History
     inference: Inference
     models: Models
     traces: Traces
+    upkeep: Upkeep
 
     def propose(self, request: EditRequest | None = None, request_id: str = "") -> Operation:
         """Propose an edit and wait until that has ended."""
@@ -138,21 +142,34 @@ def _services(engine: ScriptedEngine, ledger: Ledger, policy: Policy) -> Service
     known, serving = known_facts(), Serving(engine, ledger, MODEL)
     operations = Operations(ledger, MODEL, now=_noon)
     edits = EditReader(ledger=ledger, model=MODEL, serving=serving)
+    planner = Planner(known_facts=known, drift_texts=DRIFT_TEXTS, policy=policy)
+    upkeep = Upkeep(
+        engine=engine,
+        ledger=ledger,
+        model=MODEL,
+        serving=serving,
+        operations=operations,
+        planner=planner,
+        now=_noon,
+    )
+    proposals = Proposals(
+        engine=engine,
+        ledger=ledger,
+        model=MODEL,
+        serving=serving,
+        operations=operations,
+        edits=edits,
+        planner=planner,
+        suites=upkeep.suites,
+        now=_noon,
+    )
     return Services(
         engine=engine,
         ledger=ledger,
         serving=serving,
         operations=operations,
-        proposals=Proposals(
-            engine=engine,
-            ledger=ledger,
-            model=MODEL,
-            serving=serving,
-            operations=operations,
-            edits=edits,
-            planner=Planner(known_facts=known, drift_texts=DRIFT_TEXTS, policy=policy),
-            now=_noon,
-        ),
+        proposals=proposals,
+        batches=Batches(proposals=proposals),
         changes=Changes(
             engine=engine, ledger=ledger, model=MODEL, serving=serving, edits=edits, now=_noon
         ),
@@ -177,6 +194,7 @@ def _services(engine: ScriptedEngine, ledger: Ledger, policy: Policy) -> Service
             known_facts=known,
             memory_mib=TRACE_MEMORY_MIB,
         ),
+        upkeep=upkeep,
     )
 
 

@@ -11,11 +11,13 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from errata.v1 import (
+    crawls_pb2_grpc,
     edits_pb2,
     edits_pb2_grpc,
     inference_pb2_grpc,
     ledger_pb2_grpc,
     models_pb2_grpc,
+    suites_pb2_grpc,
     traces_pb2_grpc,
     types_pb2,
 )
@@ -95,6 +97,8 @@ class Wire:
         self.ledger = ledger_pb2_grpc.LedgerServiceStub(channel)
         self.models = models_pb2_grpc.ModelServiceStub(channel)
         self.traces = traces_pb2_grpc.TraceServiceStub(channel)
+        self.suites = suites_pb2_grpc.SuiteServiceStub(channel)
+        self.crawls = crawls_pb2_grpc.CrawlServiceStub(channel)
         self.operations = operations_pb2_grpc.OperationsStub(channel)
 
     def start(

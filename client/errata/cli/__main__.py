@@ -11,7 +11,18 @@ from typer.exceptions import TyperException
 from typer.main import get_command
 
 import errata
-from errata.cli import changes, demo, edits, history, inference, locators, models, traces
+from errata.cli import (
+    changes,
+    crawls,
+    demo,
+    edits,
+    history,
+    inference,
+    locators,
+    models,
+    suites,
+    traces,
+)
 from errata.cli._screen import USAGE, Output, Screen, unexpected
 
 
@@ -58,7 +69,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Correct facts in a language model that is already serving.",
 )
-for _family in (models, edits, changes, history, inference, traces, locators, demo):
+for _family in (
+    models, edits, suites, changes, history, inference, crawls, traces, locators, demo,
+):  # fmt: skip
     app.add_typer(_family.app)
 
 

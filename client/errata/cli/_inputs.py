@@ -38,6 +38,31 @@ def labelled_texts(path: Path) -> list[errata.LabelledText]:
     ]
 
 
+def check_prompts(path: Path) -> list[errata.CheckPrompt]:
+    """The prompts in ``path``: records of prompt and expected answer."""
+    return [
+        errata.CheckPrompt(
+            prompt=_text(record, "prompt", place), expected=_text(record, "expected", place)
+        )
+        for place, record in _records(path)
+    ]
+
+
+def proposals(path: Path) -> list[errata.EditProposal]:
+    """The edits in ``path``: records of subject, prompt and target, one fact each."""
+    return [
+        errata.EditProposal(
+            subject=_text(record, "subject", place),
+            facts=(
+                errata.Fact(
+                    template=_text(record, "prompt", place), target=_text(record, "target", place)
+                ),
+            ),
+        )
+        for place, record in _records(path)
+    ]
+
+
 def lines(path: Path) -> list[str]:
     """The lines in ``path`` that say something."""
     return _lines(_content(path))

@@ -7,6 +7,7 @@ options on the command line.
 
 import dataclasses
 import inspect
+import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +18,7 @@ import typer
 
 import errata
 from errata._exhibits import DATA, PICTURES, Exhibit, check_destination
-from errata._options import ChangeOptions, MutationOptions
+from errata._options import BatchOptions, ChangeOptions, MutationOptions
 from errata.cli._screen import Output, Screen, reporting
 from errata.cli._session import Session
 
@@ -82,6 +83,39 @@ class Justified(Author):
 
     reason: Annotated[str, typer.Option(help="Why; kept in the ledger.")] = ""
     ticket: Annotated[str, typer.Option(help="Where it was asked for; kept in the ledger.")] = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batched(Group):
+    """Many edits at once."""
+
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            help="Many edits: .json, .jsonl or .csv with subject, prompt and target; those of "
+            "one subject become one edit.",
+            metavar="FACTS",
+        ),
+    ] = None
+    batch: Annotated[
+        str,
+        typer.Option(
+            help="With --file: the batch's name; its edits that are stored already are not "
+            "computed again.",
+            metavar="NAME",
+        ),
+    ] = ""
+    together: Annotated[
+        bool,
+        typer.Option(
+            "--together", help="With --file: check each as if all the others were live too."
+        ),
+    ] = False
+
+    def options(self) -> BatchOptions:
+        """As the client takes it; a fresh name where none is given."""
+        name = self.batch or f"b-{secrets.token_hex(4)}"
+        return {"batch": name, "together": self.together}
 
 
 @dataclass(frozen=True, kw_only=True)

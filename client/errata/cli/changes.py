@@ -46,6 +46,13 @@ def revert(
 
 def _show(session: Session, change: errata.Change, commit: Commit) -> None:
     session.screen.result(
-        {"revision": change.revision, "served": change.served, "dry_run": commit.dry_run},
+        {
+            "revision": change.revision,
+            "served": change.served,
+            "dry_run": commit.dry_run,
+            "live_verification": change.live_verification,
+        },
         render.changed(change, dry_run=commit.dry_run),
     )
+    if change.live_verification:
+        session.screen.note(f"{change.live_verification} is asking the live edits again")

@@ -1,35 +1,50 @@
 """``propose``, ``verify``, ``approve``, ``list``: edits before they go live."""
 
 from itertools import islice
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 import errata
-from errata._options import ProposeOptions
+from errata._options import BatchOptions, ProposeOptions
+from errata.cli import _inputs as inputs
 from errata.cli import _render as render
-from errata.cli._options import Author, Justified, command
+from errata.cli import _render_batches as render_batches
+from errata.cli import _render_upkeep as render_upkeep
+from errata.cli._options import Author, Batched, Justified, command
 from errata.cli._screen import REJECTED
 from errata.cli._session import Session
 
 app = typer.Typer()
 
+SuiteFile = Annotated[
+    Path | None,
+    typer.Option(
+        help="Regression prompts that must stay right: .json, .jsonl or .csv of prompt and "
+        "expected.",
+        metavar="FILE",
+    ),
+]
 Edit = Annotated[str, typer.Argument(metavar="EDIT", help="An edit's id, such as e-1234.")]
 
 
 @command(app, "propose")
 def propose(
     session: Session,
-    subject: Annotated[str, typer.Option(help="Whom or what the edit is about.")],
+    why: Justified,
+    batched: Batched,
+    subject: Annotated[str, typer.Option(help="Whom or what the edit is about.")] = "",
     prompt: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option(
             help="A sentence start with {} for the subject, or with the subject spelled out; "
             "give several, each with its --target, for several facts.",
         ),
-    ],
-    target: Annotated[list[str], typer.Option(help="What the model should say next.")],
-    why: Justified,
+    ] = None,
+    target: Annotated[
+        list[str] | None, typer.Option(help="What the model should say next.")
+    ] = None,
     paraphrase: Annotated[
         list[str] | None,
         typer.Option(
@@ -44,13 +59,23 @@ def propose(
             metavar="PROMPT=EXPECTED",
         ),
     ] = None,
+    suite: SuiteFile = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check the request, compute and store nothing.")
+        bool, typer.Option("--dry-run", help="Check the request, compute and store no edit.")
     ] = False,
 ) -> None:
-    """Compute a patch and check it. Nothing goes live."""
+    """Compute a patch and check it, or with --file many. Nothing goes live."""
+    if batched.file is not None:
+        if any([subject, prompt, target, paraphrase, neighbour, suite, dry_run]):
+            raise typer.BadParameter("--file takes all of an edit from the file")
+        _propose_file(session, inputs.proposals(batched.file), batched, why)
+        return
+    if not (subject and prompt and target):
+        raise typer.BadParameter("give --subject, --prompt and --target, or --file")
     facts = _facts(prompt, target)
-    options = _propose_options(subject, target, why, paraphrase or [], neighbour or [])
+    options = _propose_options(
+        subject, target, why, prompts=(paraphrase or [], neighbour or []), suite=suite
+    )
     if dry_run:
         session.client.validate(subject, facts, **options)
         session.screen.result({"valid": True}, "The request is well-formed; nothing was stored.")
@@ -60,9 +85,44 @@ def propose(
 
 
 @command(app, "verify")
-def verify(session: Session, edit: Edit, author: Author) -> None:
-    """Check an edit again, on top of what is live now."""
-    _conclude(session, session.client.verify(edit, **author.signed()))
+def verify(
+    session: Session,
+    author: Author,
+    edit: Annotated[
+        str, typer.Argument(metavar="[EDIT]", help="An edit's id; none with --live.")
+    ] = "",
+    suite: SuiteFile = None,
+    live: Annotated[
+        bool,
+        typer.Option(
+            "--live",
+            help="Ask live edits instead: all that conflict with another, and a sample.",
+        ),
+    ] = False,
+    sample: Annotated[
+        int | None,
+        typer.Option(min=0, help="With --live: edits drawn; else as the policy says."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="With --live: of the draw.")] = 0,
+) -> None:
+    """Check an edit again on top of what is live now, or ask the live edits again."""
+    if live == bool(edit):
+        raise typer.BadParameter("name an edit, or give --live to ask those that are live")
+    if live and suite:
+        raise typer.BadParameter("--suite goes with an edit, not with --live")
+    if not live and sample is not None:
+        raise typer.BadParameter("--sample goes with --live")
+    if not live:
+        prompts = inputs.check_prompts(suite) if suite else []
+        _conclude(session, session.client.verify(edit, suite=prompts, **author.signed()))
+        return
+    verify_live = session.client.verify_live
+    _conclude_live(
+        session,
+        verify_live(seed=seed, **author.signed())
+        if sample is None
+        else verify_live(sample=sample, seed=seed, **author.signed()),
+    )
 
 
 @command(app, "approve")
@@ -93,6 +153,27 @@ def list_edits(
     session.screen.result({"edits": found}, render.edits(found))
 
 
+def _propose_file(
+    session: Session, proposals: list[errata.EditProposal], batched: Batched, why: Justified
+) -> None:
+    """Propose a file's edits, say what came of each, and exit as the worst of them says."""
+    options: BatchOptions = {
+        **batched.options(),
+        **why.signed(),
+        "reason": why.reason,
+        "ticket": why.ticket,
+    }
+    name = options["batch"]
+    session.screen.note(f"Batch {name}; if it is cut off, give --batch {name} to go on")
+    operation = session.client.propose_edits(proposals, **options)
+    found = session.finish(operation)
+    session.screen.result(
+        {"operation": operation.name, "batch": found}, *render_batches.batch(found)
+    )
+    if not found.passed:
+        raise typer.Exit(REJECTED)
+
+
 def _facts(prompts: list[str], targets: list[str]) -> list[errata.Fact]:
     if len(prompts) != len(targets):
         raise typer.BadParameter(
@@ -105,9 +186,12 @@ def _propose_options(
     subject: str,
     targets: list[str],
     why: Justified,
-    paraphrases: list[str],
-    neighbours: list[str],
+    *,
+    prompts: tuple[list[str], list[str]],
+    suite: Path | None,
 ) -> ProposeOptions:
+    """The options of a proposal; ``prompts`` are paraphrases and neighbours as they were typed."""
+    paraphrases, neighbours = prompts
     only_target = targets[0] if len(set(targets)) == 1 else ""
     return {
         **why.signed(),
@@ -115,6 +199,7 @@ def _propose_options(
         "ticket": why.ticket,
         "paraphrases": [_check_prompt(text, subject, only_target) for text in paraphrases],
         "neighbours": [_check_prompt(text, subject, "") for text in neighbours],
+        "suite": inputs.check_prompts(suite) if suite else [],
     }
 
 
@@ -143,6 +228,17 @@ def _conclude(session: Session, operation: errata.Operation[errata.Proposal]) ->
         _next_step(proposal),
     )
     if not report.passed:
+        raise typer.Exit(REJECTED)
+
+
+def _conclude_live(session: Session, operation: errata.Operation[errata.LiveVerification]) -> None:
+    """Follow a verification of live edits, name what no longer holds, and exit accordingly."""
+    found = session.finish(operation)
+    session.screen.result(
+        {"operation": operation.name, "verification": found}, *render_upkeep.verification(found)
+    )
+    session.warn(found.health.warnings)
+    if not found.passed:
         raise typer.Exit(REJECTED)
 
 

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from errata.cli import _render as render
+from errata.cli import _render_upkeep as render_upkeep
 from errata.cli._options import Author, command
 from errata.cli._session import Session
 
@@ -14,11 +15,15 @@ app = typer.Typer()
 
 @command(app, "status")
 def status(session: Session) -> None:
-    """Show the served model and where its ledger stands."""
+    """Show the served model, where its ledger stands, and the model's health."""
     model, head = session.client.model(), session.client.head()
+    health = session.client.health()
     session.screen.result(
-        {"model": model, "head": head.revision, "served": head.served}, render.status(model, head)
+        {"model": model, "head": head.revision, "served": head.served, "health": health},
+        render.status(model, head),
+        *render_upkeep.health(health),
     )
+    session.warn(health.warnings)
 
 
 @command(app, "calibrate")

@@ -33,6 +33,7 @@ class ProposeEditRequest(_message.Message):
     ACTOR_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    SUITE_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
     """models/*"""
     subject: _builtins.str
@@ -43,7 +44,9 @@ class ProposeEditRequest(_message.Message):
     request_id: _builtins.str
     """Makes the call idempotent: the same id returns the earlier operation."""
     validate_only: _builtins.bool
-    """Check the request and return an operation that is done, with nothing computed or stored."""
+    """Compute and store no edit: the operation ends well, with an empty response, if the request
+    is well-formed and the base model does not give every target already.
+    """
     @_builtins.property
     def facts(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Fact]: ...
     @_builtins.property
@@ -53,6 +56,10 @@ class ProposeEditRequest(_message.Message):
     @_builtins.property
     def neighbours(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.CheckPrompt]:
         """Prompts on other subjects that must not change; found from known facts where empty."""
+
+    @_builtins.property
+    def suite(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.CheckPrompt]:
+        """Regression prompts that must stay right, kept with the edit; stored suites are run as well."""
 
     def __init__(
         self,
@@ -67,10 +74,11 @@ class ProposeEditRequest(_message.Message):
         actor: _builtins.str = ...,
         request_id: _builtins.str = ...,
         validate_only: _builtins.bool = ...,
+        suite: _abc.Iterable[_types_pb2.CheckPrompt] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "facts", b"facts", "neighbours", b"neighbours", "paraphrases", b"paraphrases", "parent", b"parent", "reason", b"reason", "request_id", b"request_id", "subject", b"subject", "ticket", b"ticket", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "facts", b"facts", "neighbours", b"neighbours", "paraphrases", b"paraphrases", "parent", b"parent", "reason", b"reason", "request_id", b"request_id", "subject", b"subject", "suite", b"suite", "ticket", b"ticket", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -101,26 +109,287 @@ class ProposeEditResponse(_message.Message):
 Global___ProposeEditResponse: _TypeAlias = ProposeEditResponse  # noqa: Y015
 
 @_typing.final
+class EditProposal(_message.Message):
+    """One edit of a batch."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    FACTS_FIELD_NUMBER: _builtins.int
+    PARAPHRASES_FIELD_NUMBER: _builtins.int
+    NEIGHBOURS_FIELD_NUMBER: _builtins.int
+    SUITE_FIELD_NUMBER: _builtins.int
+    subject: _builtins.str
+    @_builtins.property
+    def facts(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Fact]: ...
+    @_builtins.property
+    def paraphrases(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.CheckPrompt]: ...
+    @_builtins.property
+    def neighbours(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.CheckPrompt]: ...
+    @_builtins.property
+    def suite(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.CheckPrompt]: ...
+    def __init__(
+        self,
+        *,
+        subject: _builtins.str = ...,
+        facts: _abc.Iterable[_types_pb2.Fact] | None = ...,
+        paraphrases: _abc.Iterable[_types_pb2.CheckPrompt] | None = ...,
+        neighbours: _abc.Iterable[_types_pb2.CheckPrompt] | None = ...,
+        suite: _abc.Iterable[_types_pb2.CheckPrompt] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["facts", b"facts", "neighbours", b"neighbours", "paraphrases", b"paraphrases", "subject", b"subject", "suite", b"suite"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EditProposal: _TypeAlias = EditProposal  # noqa: Y015
+
+@_typing.final
+class ProposeEditsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    PROPOSALS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    TICKET_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    BATCH_FIELD_NUMBER: _builtins.int
+    TOGETHER_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """models/*"""
+    reason: _builtins.str
+    ticket: _builtins.str
+    actor: _builtins.str
+    request_id: _builtins.str
+    """Makes the call idempotent: the same id returns the earlier operation."""
+    batch: _builtins.str
+    """Edits of the batch of this name that are stored already are not computed again; the request
+    id where empty.
+    """
+    together: _builtins.bool
+    """Check every edit as if the rest of the batch were live too."""
+    @_builtins.property
+    def proposals(self) -> _containers.RepeatedCompositeFieldContainer[Global___EditProposal]:
+        """Those of one subject become one edit."""
+
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        proposals: _abc.Iterable[Global___EditProposal] | None = ...,
+        reason: _builtins.str = ...,
+        ticket: _builtins.str = ...,
+        actor: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        batch: _builtins.str = ...,
+        together: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "batch", b"batch", "parent", b"parent", "proposals", b"proposals", "reason", b"reason", "request_id", b"request_id", "ticket", b"ticket", "together", b"together"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProposeEditsRequest: _TypeAlias = ProposeEditsRequest  # noqa: Y015
+
+@_typing.final
+class ProposedEdit(_message.Message):
+    """An edit of a batch as it was stored."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EDIT_FIELD_NUMBER: _builtins.int
+    REPORT_FIELD_NUMBER: _builtins.int
+    PASSED_FIELD_NUMBER: _builtins.int
+    FAILED_CHECKS_FIELD_NUMBER: _builtins.int
+    CONFLICTS_FIELD_NUMBER: _builtins.int
+    PLACES_FIELD_NUMBER: _builtins.int
+    report: _builtins.str
+    """Its first report: models/*/reports/*"""
+    passed: _builtins.bool
+    conflicts: _builtins.str
+    """What the check on conflicts says."""
+    @_builtins.property
+    def edit(self) -> _types_pb2.Edit: ...
+    @_builtins.property
+    def failed_checks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Kinds of the checks that failed."""
+
+    @_builtins.property
+    def places(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Indices of the proposals it was made from."""
+
+    def __init__(
+        self,
+        *,
+        edit: _types_pb2.Edit | None = ...,
+        report: _builtins.str = ...,
+        passed: _builtins.bool = ...,
+        failed_checks: _abc.Iterable[_builtins.str] | None = ...,
+        conflicts: _builtins.str = ...,
+        places: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["edit", b"edit"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conflicts", b"conflicts", "edit", b"edit", "failed_checks", b"failed_checks", "passed", b"passed", "places", b"places", "report", b"report"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProposedEdit: _TypeAlias = ProposedEdit  # noqa: Y015
+
+@_typing.final
+class FailedProposal(_message.Message):
+    """Why some proposals of a batch came to nothing."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class MetadataEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    PLACES_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
+    subject: _builtins.str
+    reason: _builtins.str
+    """As in google.rpc.ErrorInfo."""
+    message: _builtins.str
+    @_builtins.property
+    def places(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Their indices."""
+
+    @_builtins.property
+    def metadata(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        places: _abc.Iterable[_builtins.int] | None = ...,
+        subject: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        message: _builtins.str = ...,
+        metadata: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "metadata", b"metadata", "places", b"places", "reason", b"reason", "subject", b"subject"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FailedProposal: _TypeAlias = FailedProposal  # noqa: Y015
+
+@_typing.final
+class NearSubjects(_message.Message):
+    """Two subjects of a batch whose keys lie close."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIRST_FIELD_NUMBER: _builtins.int
+    SECOND_FIELD_NUMBER: _builtins.int
+    CONFLICT_FIELD_NUMBER: _builtins.int
+    FIRST_FIRES_FIELD_NUMBER: _builtins.int
+    SECOND_FIRES_FIELD_NUMBER: _builtins.int
+    first: _builtins.str
+    second: _builtins.str
+    conflict: _builtins.float
+    """The largest whitened cosine of their keys."""
+    first_fires: _builtins.bool
+    """The first's guard would fire on the second's subject."""
+    second_fires: _builtins.bool
+    def __init__(
+        self,
+        *,
+        first: _builtins.str = ...,
+        second: _builtins.str = ...,
+        conflict: _builtins.float = ...,
+        first_fires: _builtins.bool = ...,
+        second_fires: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["conflict", b"conflict", "first", b"first", "first_fires", b"first_fires", "second", b"second", "second_fires", b"second_fires"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___NearSubjects: _TypeAlias = NearSubjects  # noqa: Y015
+
+@_typing.final
+class ProposeEditsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BATCH_FIELD_NUMBER: _builtins.int
+    EDITS_FIELD_NUMBER: _builtins.int
+    FAILURES_FIELD_NUMBER: _builtins.int
+    NEAR_FIELD_NUMBER: _builtins.int
+    batch: _builtins.str
+    @_builtins.property
+    def edits(self) -> _containers.RepeatedCompositeFieldContainer[Global___ProposedEdit]: ...
+    @_builtins.property
+    def failures(self) -> _containers.RepeatedCompositeFieldContainer[Global___FailedProposal]: ...
+    @_builtins.property
+    def near(self) -> _containers.RepeatedCompositeFieldContainer[Global___NearSubjects]: ...
+    def __init__(
+        self,
+        *,
+        batch: _builtins.str = ...,
+        edits: _abc.Iterable[Global___ProposedEdit] | None = ...,
+        failures: _abc.Iterable[Global___FailedProposal] | None = ...,
+        near: _abc.Iterable[Global___NearSubjects] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "edits", b"edits", "failures", b"failures", "near", b"near"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProposeEditsResponse: _TypeAlias = ProposeEditsResponse  # noqa: Y015
+
+@_typing.final
 class VerifyEditRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
     ACTOR_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    SUITE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """models/*/edits/*"""
     actor: _builtins.str
     request_id: _builtins.str
+    @_builtins.property
+    def suite(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.CheckPrompt]:
+        """Regression prompts for this verification, beside the edit's own and the stored suites."""
+
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         actor: _builtins.str = ...,
         request_id: _builtins.str = ...,
+        suite: _abc.Iterable[_types_pb2.CheckPrompt] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "name", b"name", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "name", b"name", "request_id", b"request_id", "suite", b"suite"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -149,6 +418,161 @@ class VerifyEditResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___VerifyEditResponse: _TypeAlias = VerifyEditResponse  # noqa: Y015
+
+@_typing.final
+class VerifyLiveEditsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    SAMPLE_FIELD_NUMBER: _builtins.int
+    SEED_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """models/*"""
+    sample: _builtins.int
+    """Edits drawn from those without a conflict; as the policy says where not given."""
+    seed: _builtins.int
+    """Of the draw."""
+    actor: _builtins.str
+    request_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        sample: _builtins.int | None = ...,
+        seed: _builtins.int = ...,
+        actor: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_sample", b"_sample", "sample", b"sample"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_sample", b"_sample", "actor", b"actor", "parent", b"parent", "request_id", b"request_id", "sample", b"sample", "seed", b"seed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__sample: _TypeAlias = _typing.Literal["sample"]  # noqa: Y015
+    _WhichOneofArgType__sample: _TypeAlias = _typing.Literal["_sample", b"_sample"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__sample) -> _WhichOneofReturnType__sample | None: ...
+
+Global___VerifyLiveEditsRequest: _TypeAlias = VerifyLiveEditsRequest  # noqa: Y015
+
+@_typing.final
+class VerifyLiveEditsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERIFICATION_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def verification(self) -> Global___LiveVerification: ...
+    def __init__(
+        self,
+        *,
+        verification: Global___LiveVerification | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["verification", b"verification"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["verification", b"verification"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VerifyLiveEditsResponse: _TypeAlias = VerifyLiveEditsResponse  # noqa: Y015
+
+@_typing.final
+class CheckedEdit(_message.Message):
+    """One live edit asked for its facts again."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EDIT_FIELD_NUMBER: _builtins.int
+    SUBJECT_FIELD_NUMBER: _builtins.int
+    CONFLICT_FIELD_NUMBER: _builtins.int
+    NEAREST_FIELD_NUMBER: _builtins.int
+    HELD_FIELD_NUMBER: _builtins.int
+    ANSWERS_FIELD_NUMBER: _builtins.int
+    edit: _builtins.str
+    """models/*/edits/*"""
+    subject: _builtins.str
+    conflict: _builtins.float
+    """The largest conflict with another live edit."""
+    nearest: _builtins.str
+    """That other edit, where there is one: models/*/edits/*"""
+    held: _builtins.bool
+    @_builtins.property
+    def answers(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Answer]:
+        """Before is the untouched base model, after the revision that was verified."""
+
+    def __init__(
+        self,
+        *,
+        edit: _builtins.str = ...,
+        subject: _builtins.str = ...,
+        conflict: _builtins.float = ...,
+        nearest: _builtins.str = ...,
+        held: _builtins.bool = ...,
+        answers: _abc.Iterable[_types_pb2.Answer] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers", "conflict", b"conflict", "edit", b"edit", "held", b"held", "nearest", b"nearest", "subject", b"subject"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CheckedEdit: _TypeAlias = CheckedEdit  # noqa: Y015
+
+@_typing.final
+class LiveVerification(_message.Message):
+    """What asking live edits again came to."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERVED_FIELD_NUMBER: _builtins.int
+    LIVE_EDITS_FIELD_NUMBER: _builtins.int
+    IN_CONFLICT_FIELD_NUMBER: _builtins.int
+    DRAWN_FIELD_NUMBER: _builtins.int
+    SEED_FIELD_NUMBER: _builtins.int
+    PASSED_FIELD_NUMBER: _builtins.int
+    EDITS_FIELD_NUMBER: _builtins.int
+    HEALTH_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    live_edits: _builtins.int
+    in_conflict: _builtins.int
+    """Checked because of a conflict."""
+    drawn: _builtins.int
+    """Checked because they were drawn."""
+    seed: _builtins.int
+    passed: _builtins.bool
+    """Every fact of every edit checked still holds."""
+    seconds: _builtins.float
+    digest: _builtins.str
+    """SHA-256 of the stored artifact."""
+    @_builtins.property
+    def served(self) -> _types_pb2.Served: ...
+    @_builtins.property
+    def edits(self) -> _containers.RepeatedCompositeFieldContainer[Global___CheckedEdit]:
+        """Those that failed first."""
+
+    @_builtins.property
+    def health(self) -> _types_pb2.ModelHealth: ...
+    def __init__(
+        self,
+        *,
+        served: _types_pb2.Served | None = ...,
+        live_edits: _builtins.int = ...,
+        in_conflict: _builtins.int = ...,
+        drawn: _builtins.int = ...,
+        seed: _builtins.int = ...,
+        passed: _builtins.bool = ...,
+        edits: _abc.Iterable[Global___CheckedEdit] | None = ...,
+        health: _types_pb2.ModelHealth | None = ...,
+        seconds: _builtins.float = ...,
+        digest: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["health", b"health", "served", b"served"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "drawn", b"drawn", "edits", b"edits", "health", b"health", "in_conflict", b"in_conflict", "live_edits", b"live_edits", "passed", b"passed", "seconds", b"seconds", "seed", b"seed", "served", b"served"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LiveVerification: _TypeAlias = LiveVerification  # noqa: Y015
 
 @_typing.final
 class ApproveEditRequest(_message.Message):
@@ -258,6 +682,9 @@ class ApplyEditsResponse(_message.Message):
 
     REVISION_FIELD_NUMBER: _builtins.int
     SERVED_FIELD_NUMBER: _builtins.int
+    LIVE_VERIFICATION_FIELD_NUMBER: _builtins.int
+    live_verification: _builtins.str
+    """After a change of several edits: operations/*, which verifies the live edits."""
     @_builtins.property
     def revision(self) -> _types_pb2.Revision: ...
     @_builtins.property
@@ -267,10 +694,11 @@ class ApplyEditsResponse(_message.Message):
         *,
         revision: _types_pb2.Revision | None = ...,
         served: _types_pb2.Served | None = ...,
+        live_verification: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision", "served", b"served"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision", "served", b"served"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["live_verification", b"live_verification", "revision", b"revision", "served", b"served"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -41,9 +41,19 @@ class EditServiceStub(object):
                 request_serializer=errata_dot_v1_dot_edits__pb2.ProposeEditRequest.SerializeToString,
                 response_deserializer=google_dot_longrunning_dot_operations__pb2.Operation.FromString,
                 _registered_method=True)
+        self.ProposeEdits = channel.unary_unary(
+                '/errata.v1.EditService/ProposeEdits',
+                request_serializer=errata_dot_v1_dot_edits__pb2.ProposeEditsRequest.SerializeToString,
+                response_deserializer=google_dot_longrunning_dot_operations__pb2.Operation.FromString,
+                _registered_method=True)
         self.VerifyEdit = channel.unary_unary(
                 '/errata.v1.EditService/VerifyEdit',
                 request_serializer=errata_dot_v1_dot_edits__pb2.VerifyEditRequest.SerializeToString,
+                response_deserializer=google_dot_longrunning_dot_operations__pb2.Operation.FromString,
+                _registered_method=True)
+        self.VerifyLiveEdits = channel.unary_unary(
+                '/errata.v1.EditService/VerifyLiveEdits',
+                request_serializer=errata_dot_v1_dot_edits__pb2.VerifyLiveEditsRequest.SerializeToString,
                 response_deserializer=google_dot_longrunning_dot_operations__pb2.Operation.FromString,
                 _registered_method=True)
         self.ApproveEdit = channel.unary_unary(
@@ -92,9 +102,29 @@ class EditServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ProposeEdits(self, request, context):
+        """Computes, checks and stores many edits, their values in shared passes through the model.
+        The operation's response is ProposeEditsResponse, its metadata OperationMetadata.
+        buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
+        buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def VerifyEdit(self, request, context):
         """Checks an edit again on top of a branch's head.
         The operation's response is VerifyEditResponse, its metadata OperationMetadata.
+        buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
+        buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def VerifyLiveEdits(self, request, context):
+        """Asks live edits for their facts again: all that conflict with another, and a sample.
+        The operation's response is VerifyLiveEditsResponse, its metadata OperationMetadata.
         buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
         buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
         """
@@ -146,9 +176,19 @@ def add_EditServiceServicer_to_server(servicer, server):
                     request_deserializer=errata_dot_v1_dot_edits__pb2.ProposeEditRequest.FromString,
                     response_serializer=google_dot_longrunning_dot_operations__pb2.Operation.SerializeToString,
             ),
+            'ProposeEdits': grpc.unary_unary_rpc_method_handler(
+                    servicer.ProposeEdits,
+                    request_deserializer=errata_dot_v1_dot_edits__pb2.ProposeEditsRequest.FromString,
+                    response_serializer=google_dot_longrunning_dot_operations__pb2.Operation.SerializeToString,
+            ),
             'VerifyEdit': grpc.unary_unary_rpc_method_handler(
                     servicer.VerifyEdit,
                     request_deserializer=errata_dot_v1_dot_edits__pb2.VerifyEditRequest.FromString,
+                    response_serializer=google_dot_longrunning_dot_operations__pb2.Operation.SerializeToString,
+            ),
+            'VerifyLiveEdits': grpc.unary_unary_rpc_method_handler(
+                    servicer.VerifyLiveEdits,
+                    request_deserializer=errata_dot_v1_dot_edits__pb2.VerifyLiveEditsRequest.FromString,
                     response_serializer=google_dot_longrunning_dot_operations__pb2.Operation.SerializeToString,
             ),
             'ApproveEdit': grpc.unary_unary_rpc_method_handler(
@@ -221,6 +261,33 @@ class EditService(object):
             _registered_method=True)
 
     @staticmethod
+    def ProposeEdits(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/errata.v1.EditService/ProposeEdits',
+            errata_dot_v1_dot_edits__pb2.ProposeEditsRequest.SerializeToString,
+            google_dot_longrunning_dot_operations__pb2.Operation.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def VerifyEdit(request,
             target,
             options=(),
@@ -236,6 +303,33 @@ class EditService(object):
             target,
             '/errata.v1.EditService/VerifyEdit',
             errata_dot_v1_dot_edits__pb2.VerifyEditRequest.SerializeToString,
+            google_dot_longrunning_dot_operations__pb2.Operation.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def VerifyLiveEdits(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/errata.v1.EditService/VerifyLiveEdits',
+            errata_dot_v1_dot_edits__pb2.VerifyLiveEditsRequest.SerializeToString,
             google_dot_longrunning_dot_operations__pb2.Operation.FromString,
             options,
             channel_credentials,

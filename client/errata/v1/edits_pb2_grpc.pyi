@@ -40,9 +40,21 @@ class EditServiceStub:
     buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
     buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
     """
+    ProposeEdits: _grpc.UnaryUnaryMultiCallable[_edits_pb2.ProposeEditsRequest, _operations_pb2.Operation]
+    """Computes, checks and stores many edits, their values in shared passes through the model.
+    The operation's response is ProposeEditsResponse, its metadata OperationMetadata.
+    buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
+    buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+    """
     VerifyEdit: _grpc.UnaryUnaryMultiCallable[_edits_pb2.VerifyEditRequest, _operations_pb2.Operation]
     """Checks an edit again on top of a branch's head.
     The operation's response is VerifyEditResponse, its metadata OperationMetadata.
+    buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
+    buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+    """
+    VerifyLiveEdits: _grpc.UnaryUnaryMultiCallable[_edits_pb2.VerifyLiveEditsRequest, _operations_pb2.Operation]
+    """Asks live edits for their facts again: all that conflict with another, and a sample.
+    The operation's response is VerifyLiveEditsResponse, its metadata OperationMetadata.
     buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
     buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
     """
@@ -64,9 +76,21 @@ class EditServiceAsyncStub(EditServiceStub):
     buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
     buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
     """
+    ProposeEdits: _aio.UnaryUnaryMultiCallable[_edits_pb2.ProposeEditsRequest, _operations_pb2.Operation]  # type: ignore[assignment]
+    """Computes, checks and stores many edits, their values in shared passes through the model.
+    The operation's response is ProposeEditsResponse, its metadata OperationMetadata.
+    buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
+    buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+    """
     VerifyEdit: _aio.UnaryUnaryMultiCallable[_edits_pb2.VerifyEditRequest, _operations_pb2.Operation]  # type: ignore[assignment]
     """Checks an edit again on top of a branch's head.
     The operation's response is VerifyEditResponse, its metadata OperationMetadata.
+    buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
+    buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+    """
+    VerifyLiveEdits: _aio.UnaryUnaryMultiCallable[_edits_pb2.VerifyLiveEditsRequest, _operations_pb2.Operation]  # type: ignore[assignment]
+    """Asks live edits for their facts again: all that conflict with another, and a sample.
+    The operation's response is VerifyLiveEditsResponse, its metadata OperationMetadata.
     buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
     buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
     """
@@ -93,6 +117,18 @@ class EditServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def ProposeEdits(
+        self,
+        request: _edits_pb2.ProposeEditsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operations_pb2.Operation, _abc.Awaitable[_operations_pb2.Operation]]:
+        """Computes, checks and stores many edits, their values in shared passes through the model.
+        The operation's response is ProposeEditsResponse, its metadata OperationMetadata.
+        buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
+        buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+        """
+
+    @_abc_1.abstractmethod
     def VerifyEdit(
         self,
         request: _edits_pb2.VerifyEditRequest,
@@ -100,6 +136,18 @@ class EditServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_operations_pb2.Operation, _abc.Awaitable[_operations_pb2.Operation]]:
         """Checks an edit again on top of a branch's head.
         The operation's response is VerifyEditResponse, its metadata OperationMetadata.
+        buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
+        buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
+        """
+
+    @_abc_1.abstractmethod
+    def VerifyLiveEdits(
+        self,
+        request: _edits_pb2.VerifyLiveEditsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operations_pb2.Operation, _abc.Awaitable[_operations_pb2.Operation]]:
+        """Asks live edits for their facts again: all that conflict with another, and a sample.
+        The operation's response is VerifyLiveEditsResponse, its metadata OperationMetadata.
         buf:lint:ignore RPC_RESPONSE_STANDARD_NAME
         buf:lint:ignore RPC_REQUEST_RESPONSE_UNIQUE
         """

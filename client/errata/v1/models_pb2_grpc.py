@@ -46,6 +46,11 @@ class ModelServiceStub(object):
                 request_serializer=errata_dot_v1_dot_models__pb2.ListModelsRequest.SerializeToString,
                 response_deserializer=errata_dot_v1_dot_models__pb2.ListModelsResponse.FromString,
                 _registered_method=True)
+        self.GetModelHealth = channel.unary_unary(
+                '/errata.v1.ModelService/GetModelHealth',
+                request_serializer=errata_dot_v1_dot_models__pb2.GetModelHealthRequest.SerializeToString,
+                response_deserializer=errata_dot_v1_dot_models__pb2.GetModelHealthResponse.FromString,
+                _registered_method=True)
         self.Calibrate = channel.unary_unary(
                 '/errata.v1.ModelService/Calibrate',
                 request_serializer=errata_dot_v1_dot_models__pb2.CalibrateRequest.SerializeToString,
@@ -70,6 +75,13 @@ class ModelServiceServicer(object):
 
     def ListModels(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetModelHealth(self, request, context):
+        """How far the live edits have moved the model, and how many more it bears.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -106,6 +118,11 @@ def add_ModelServiceServicer_to_server(servicer, server):
                     servicer.ListModels,
                     request_deserializer=errata_dot_v1_dot_models__pb2.ListModelsRequest.FromString,
                     response_serializer=errata_dot_v1_dot_models__pb2.ListModelsResponse.SerializeToString,
+            ),
+            'GetModelHealth': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetModelHealth,
+                    request_deserializer=errata_dot_v1_dot_models__pb2.GetModelHealthRequest.FromString,
+                    response_serializer=errata_dot_v1_dot_models__pb2.GetModelHealthResponse.SerializeToString,
             ),
             'Calibrate': grpc.unary_unary_rpc_method_handler(
                     servicer.Calibrate,
@@ -173,6 +190,33 @@ class ModelService(object):
             '/errata.v1.ModelService/ListModels',
             errata_dot_v1_dot_models__pb2.ListModelsRequest.SerializeToString,
             errata_dot_v1_dot_models__pb2.ListModelsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetModelHealth(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/errata.v1.ModelService/GetModelHealth',
+            errata_dot_v1_dot_models__pb2.GetModelHealthRequest.SerializeToString,
+            errata_dot_v1_dot_models__pb2.GetModelHealthResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -36,6 +36,8 @@ class ModelServiceStub:
     def __new__(cls, channel: _aio.Channel) -> ModelServiceAsyncStub: ...
     GetModel: _grpc.UnaryUnaryMultiCallable[_models_pb2.GetModelRequest, _models_pb2.GetModelResponse]
     ListModels: _grpc.UnaryUnaryMultiCallable[_models_pb2.ListModelsRequest, _models_pb2.ListModelsResponse]
+    GetModelHealth: _grpc.UnaryUnaryMultiCallable[_models_pb2.GetModelHealthRequest, _models_pb2.GetModelHealthResponse]
+    """How far the live edits have moved the model, and how many more it bears."""
     Calibrate: _grpc.UnaryUnaryMultiCallable[_models_pb2.CalibrateRequest, _operations_pb2.Operation]
     """Finds layer, prefixes, step size, clamp and guard width by editing facts the model knows.
     The operation's response is CalibrateResponse, its metadata OperationMetadata.
@@ -56,6 +58,8 @@ class ModelServiceAsyncStub(ModelServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetModel: _aio.UnaryUnaryMultiCallable[_models_pb2.GetModelRequest, _models_pb2.GetModelResponse]  # type: ignore[assignment]
     ListModels: _aio.UnaryUnaryMultiCallable[_models_pb2.ListModelsRequest, _models_pb2.ListModelsResponse]  # type: ignore[assignment]
+    GetModelHealth: _aio.UnaryUnaryMultiCallable[_models_pb2.GetModelHealthRequest, _models_pb2.GetModelHealthResponse]  # type: ignore[assignment]
+    """How far the live edits have moved the model, and how many more it bears."""
     Calibrate: _aio.UnaryUnaryMultiCallable[_models_pb2.CalibrateRequest, _operations_pb2.Operation]  # type: ignore[assignment]
     """Finds layer, prefixes, step size, clamp and guard width by editing facts the model knows.
     The operation's response is CalibrateResponse, its metadata OperationMetadata.
@@ -85,6 +89,14 @@ class ModelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _models_pb2.ListModelsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_models_pb2.ListModelsResponse, _abc.Awaitable[_models_pb2.ListModelsResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def GetModelHealth(
+        self,
+        request: _models_pb2.GetModelHealthRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_models_pb2.GetModelHealthResponse, _abc.Awaitable[_models_pb2.GetModelHealthResponse]]:
+        """How far the live edits have moved the model, and how many more it bears."""
 
     @_abc_1.abstractmethod
     def Calibrate(

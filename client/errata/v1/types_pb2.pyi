@@ -311,6 +311,7 @@ class Edit(_message.Message):
     TICKET_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     SUPERSEDED_BY_FIELD_NUMBER: _builtins.int
+    SUITE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """models/*/edits/*"""
     subject: _builtins.str
@@ -337,6 +338,10 @@ class Edit(_message.Message):
     def approvals(self) -> _containers.RepeatedCompositeFieldContainer[Global___Approval]: ...
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def suite(self) -> _containers.RepeatedCompositeFieldContainer[Global___CheckPrompt]:
+        """Regression prompts that came with the request."""
+
     def __init__(
         self,
         *,
@@ -355,10 +360,11 @@ class Edit(_message.Message):
         ticket: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         superseded_by: _builtins.str = ...,
+        suite: _abc.Iterable[Global___CheckPrompt] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "patch", b"patch"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["approvals", b"approvals", "create_time", b"create_time", "facts", b"facts", "name", b"name", "neighbours", b"neighbours", "paraphrases", b"paraphrases", "patch", b"patch", "profile", b"profile", "proposer", b"proposer", "reason", b"reason", "report", b"report", "state", b"state", "subject", b"subject", "superseded_by", b"superseded_by", "ticket", b"ticket"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approvals", b"approvals", "create_time", b"create_time", "facts", b"facts", "name", b"name", "neighbours", b"neighbours", "paraphrases", b"paraphrases", "patch", b"patch", "profile", b"profile", "proposer", b"proposer", "reason", b"reason", "report", b"report", "state", b"state", "subject", b"subject", "suite", b"suite", "superseded_by", b"superseded_by", "ticket", b"ticket"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -403,6 +409,32 @@ class Answer(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Answer: _TypeAlias = Answer  # noqa: Y015
+
+@_typing.final
+class SuiteReference(_message.Message):
+    """The version of a stored suite that an edit was judged by."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """models/*/suites/NAME@VERSION"""
+    digest: _builtins.str
+    """SHA-256 of its stored prompts."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        digest: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SuiteReference: _TypeAlias = SuiteReference  # noqa: Y015
 
 @_typing.final
 class Check(_message.Message):
@@ -465,6 +497,7 @@ class Report(_message.Message):
     COMPOSITION_FIELD_NUMBER: _builtins.int
     POLICY_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    SUITES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """models/*/reports/*"""
     edit: _builtins.str
@@ -479,6 +512,10 @@ class Report(_message.Message):
     def checks(self) -> _containers.RepeatedCompositeFieldContainer[Global___Check]: ...
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def suites(self) -> _containers.RepeatedCompositeFieldContainer[Global___SuiteReference]:
+        """Stored suites whose prompts were run."""
+
     def __init__(
         self,
         *,
@@ -490,10 +527,11 @@ class Report(_message.Message):
         composition: Global___Composition.ValueType = ...,
         policy: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        suites: _abc.Iterable[Global___SuiteReference] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["against", b"against", "checks", b"checks", "composition", b"composition", "create_time", b"create_time", "edit", b"edit", "name", b"name", "passed", b"passed", "policy", b"policy"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["against", b"against", "checks", b"checks", "composition", b"composition", "create_time", b"create_time", "edit", b"edit", "name", b"name", "passed", b"passed", "policy", b"policy", "suites", b"suites"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -613,6 +651,119 @@ class Branch(_message.Message):
 Global___Branch: _TypeAlias = Branch  # noqa: Y015
 
 @_typing.final
+class LayerHealth(_message.Message):
+    """How many edits of one layer the model bears."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LAYER_FIELD_NUMBER: _builtins.int
+    MODULE_FIELD_NUMBER: _builtins.int
+    LIVE_EDITS_FIELD_NUMBER: _builtins.int
+    KEYS_FIELD_NUMBER: _builtins.int
+    WIDTH_FIELD_NUMBER: _builtins.int
+    FIRINGS_FIELD_NUMBER: _builtins.int
+    ORDINARY_KEYS_FIELD_NUMBER: _builtins.int
+    DISTURBANCE_FIELD_NUMBER: _builtins.int
+    BUDGET_FIELD_NUMBER: _builtins.int
+    LIMITED_BY_FIELD_NUMBER: _builtins.int
+    layer: _builtins.int
+    module: _builtins.str
+    live_edits: _builtins.int
+    keys: _builtins.int
+    """Keys of those edits; an edit has one or a few."""
+    width: _builtins.int
+    """Most keys that one linear change can hold apart: the width of the projection's input."""
+    firings: _builtins.int
+    """Of the stored sample of ordinary keys, those a guard fires on whose text does not name
+    the edit's subject.
+    """
+    ordinary_keys: _builtins.int
+    disturbance: _builtins.float
+    """tr(D C D^T) over tr(W C W^T): what the edits as one weight change would do to ordinary
+    outputs.
+    """
+    budget: _builtins.int
+    """Edits after which a warning is to be expected if further ones are like these; unset where
+    nothing points to a limit yet.
+    """
+    limited_by: _builtins.str
+    """What sets that limit: "firings", "disturbance" or "drift"."""
+    def __init__(
+        self,
+        *,
+        layer: _builtins.int = ...,
+        module: _builtins.str = ...,
+        live_edits: _builtins.int = ...,
+        keys: _builtins.int = ...,
+        width: _builtins.int = ...,
+        firings: _builtins.int = ...,
+        ordinary_keys: _builtins.int = ...,
+        disturbance: _builtins.float = ...,
+        budget: _builtins.int | None = ...,
+        limited_by: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_budget", b"_budget", "budget", b"budget"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_budget", b"_budget", "budget", b"budget", "disturbance", b"disturbance", "firings", b"firings", "keys", b"keys", "layer", b"layer", "limited_by", b"limited_by", "live_edits", b"live_edits", "module", b"module", "ordinary_keys", b"ordinary_keys", "width", b"width"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__budget: _TypeAlias = _typing.Literal["budget"]  # noqa: Y015
+    _WhichOneofArgType__budget: _TypeAlias = _typing.Literal["_budget", b"_budget"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__budget) -> _WhichOneofReturnType__budget | None: ...
+
+Global___LayerHealth: _TypeAlias = LayerHealth  # noqa: Y015
+
+@_typing.final
+class ModelHealth(_message.Message):
+    """How far the live edits have moved the model, and how many more it bears."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SERVED_FIELD_NUMBER: _builtins.int
+    VERDICT_FIELD_NUMBER: _builtins.int
+    LIVE_EDITS_FIELD_NUMBER: _builtins.int
+    PERPLEXITY_BASE_FIELD_NUMBER: _builtins.int
+    PERPLEXITY_FIELD_NUMBER: _builtins.int
+    WARN_DRIFT_FIELD_NUMBER: _builtins.int
+    MAXIMUM_DRIFT_FIELD_NUMBER: _builtins.int
+    LAYERS_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
+    verdict: Global___Verdict.ValueType
+    """VERDICT_WARNED: retrain soon; VERDICT_FAILED: the model is hurt already."""
+    live_edits: _builtins.int
+    perplexity_base: _builtins.float
+    """Perplexity of fixed texts on the base, and at the revision; 0 where the server has none."""
+    perplexity: _builtins.float
+    warn_drift: _builtins.float
+    """Rise of perplexity over the base from which health is warned about, and failed."""
+    maximum_drift: _builtins.float
+    @_builtins.property
+    def served(self) -> Global___Served: ...
+    @_builtins.property
+    def layers(self) -> _containers.RepeatedCompositeFieldContainer[Global___LayerHealth]: ...
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        served: Global___Served | None = ...,
+        verdict: Global___Verdict.ValueType = ...,
+        live_edits: _builtins.int = ...,
+        perplexity_base: _builtins.float = ...,
+        perplexity: _builtins.float = ...,
+        warn_drift: _builtins.float = ...,
+        maximum_drift: _builtins.float = ...,
+        layers: _abc.Iterable[Global___LayerHealth] | None = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["served", b"served"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["layers", b"layers", "live_edits", b"live_edits", "maximum_drift", b"maximum_drift", "perplexity", b"perplexity", "perplexity_base", b"perplexity_base", "served", b"served", "verdict", b"verdict", "warn_drift", b"warn_drift", "warnings", b"warnings"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ModelHealth: _TypeAlias = ModelHealth  # noqa: Y015
+
+@_typing.final
 class OperationMetadata(_message.Message):
     """Metadata of a long-running operation."""
 
@@ -629,7 +780,7 @@ class OperationMetadata(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     kind: _builtins.str
     """"propose", "verify", "calibrate", "collect_moments", "trace", "average_trace", "fit_proxy",
-    "locate", or "other" for one of a newer server.
+    "locate", "verify_live", "crawl", or "other" for one of a newer server.
     """
     stage: _builtins.str
     done: _builtins.int

@@ -14,6 +14,7 @@ from errata_server.domain.errors import VerificationFailedError
 from errata_server.domain.ids import Digest, EditId, ModelId, ProfileId, ReportId, RevisionId
 from errata_server.domain.measurements import Answer
 from errata_server.domain.patches import Composition
+from errata_server.domain.suites import SuiteReference
 
 
 class CheckKind(StrEnum):
@@ -35,6 +36,7 @@ class CheckKind(StrEnum):
     CUMULATIVE_PERPLEXITY = "cumulative_perplexity"
     FLUENCY = "fluency"
     LIVE_EDITS = "live_edits"
+    SUITE = "suite"
 
 
 class Verdict(StrEnum):
@@ -79,6 +81,8 @@ class Report:
     policy: Digest
     checks: tuple[Check, ...]
     created_at: datetime
+    suites: tuple[SuiteReference, ...] = ()
+    """The stored suites whose prompts were run."""
 
     @property
     def passed(self) -> bool:
@@ -116,8 +120,15 @@ class Report:
 
     @property
     def body(self) -> bytes:
-        """Canonical JSON of every field; what is hashed is what is stored."""
-        return canonical.encode(asdict(self) | {"created_at": self.created_at.isoformat()})
+        """Canonical JSON of every field; what is hashed is what is stored.
+
+        Without suites there is no field for them: reports made before there were any keep
+        their ids.
+        """
+        fields = asdict(self) | {"created_at": self.created_at.isoformat()}
+        if not self.suites:
+            del fields["suites"]
+        return canonical.encode(fields)
 
     @property
     def id(self) -> ReportId:
@@ -131,6 +142,7 @@ class Report:
         fields["checks"] = tuple(_check_from_json(check) for check in fields["checks"])
         fields["composition"] = Composition(fields["composition"])
         fields["created_at"] = datetime.fromisoformat(fields["created_at"])
+        fields["suites"] = tuple(SuiteReference(**suite) for suite in fields.get("suites", ()))
         return cls(**fields)
 
 

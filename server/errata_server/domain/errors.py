@@ -17,6 +17,7 @@
     │   ├── ReportNotFoundError
     │   ├── OperationNotFoundError
     │   ├── ProxyNotFoundError
+    │   ├── SuiteNotFoundError
     │   └── LocatorNotFoundError
     ├── StaleRevisionError           read the head and retry
     ├── RequestIdReusedError         use a new request id
@@ -134,6 +135,12 @@ class ProxyNotFoundError(NotFoundError):
     """No such fitted proxy in the ledger."""
 
     reason = "PROXY_NOT_FOUND"
+
+
+class SuiteNotFoundError(NotFoundError):
+    """No such suite in the ledger."""
+
+    reason = "SUITE_NOT_FOUND"
 
 
 class LocatorNotFoundError(NotFoundError):

@@ -138,6 +138,8 @@ def _conflicts(evidence: Evidence) -> Check:
     seen, limit = evidence.inspection, evidence.policy.warn_conflict
     supersedes = evidence.sources.get("supersedes", "")
     closing = f"; supersedes {supersedes}, an edit of the same subject" if supersedes else ""
+    if near_in_batch := evidence.sources.get("batch", ""):
+        closing += f"; proposed with it and near: {near_in_batch}"
     if not seen.conflicts:
         return _skipped(CheckKind.CONFLICTS, f"no other edit is live{closing}")
     near = [str(edit) for edit, conflict in seen.conflicts if conflict > limit]
@@ -245,7 +247,7 @@ def _cumulative_perplexity(evidence: Evidence, measured: Measurements) -> Check:
         f"and {measured.perplexity_base:.4g} on the base model, {_percent(rise)} up"
     )
     if not rise <= policy.warn_cumulative_perplexity_rise:
-        text += "; revert edits that are no longer needed, or train them in"
+        text += "; retrain soon: train the edits in, or revert those no longer needed"
     check = _at_most(
         CheckKind.CUMULATIVE_PERPLEXITY, rise, policy.maximum_cumulative_perplexity_rise, text
     )
@@ -286,6 +288,17 @@ def _live_edits(evidence: Evidence, measured: Measurements) -> Check:
     return _with_warning(check) if broken else check
 
 
+def _suite(evidence: Evidence, measured: Measurements) -> Check:
+    return _drop(
+        CheckKind.SUITE,
+        measured.suite,
+        evidence.policy.maximum_suite_drop,
+        source=evidence.source("suite"),
+        remedy="the edit breaks what you asked to keep: name the subject more fully, or store "
+        "a new version of the suite if its answers are no longer the right ones",
+    )
+
+
 _OF_PATCH: Final[tuple[Callable[[Evidence], Check], ...]] = (
     _finite,
     _converged,
@@ -306,6 +319,7 @@ _OF_MODEL: Final[tuple[tuple[CheckKind, Callable[[Evidence, Measurements], Check
     (CheckKind.CUMULATIVE_PERPLEXITY, _cumulative_perplexity),
     (CheckKind.FLUENCY, _fluency),
     (CheckKind.LIVE_EDITS, _live_edits),
+    (CheckKind.SUITE, _suite),
 )
 
 

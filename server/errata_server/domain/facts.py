@@ -125,6 +125,8 @@ class EditRequest:
 
     reason: str = ""
     ticket: str = ""
+    suite: tuple[CheckPrompt, ...] = ()
+    """Regression prompts that must stay right, beside those of stored suites."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "subject", clean_text(self.subject, "subject"))
@@ -150,8 +152,13 @@ class EditRequest:
             raise InvalidFactError("two facts of this edit have the same prompt", field="facts")
 
     def to_json(self) -> dict[str, Any]:
-        """The request as JSON-ready values; inverse of `from_json`."""
-        return {
+        """The request as JSON-ready values; inverse of `from_json`.
+
+        Without a suite there is no field for it: edits made before there was any keep their
+        digests.
+        """
+        suite = {"suite": [_prompt_json(p) for p in self.suite]} if self.suite else {}
+        return suite | {
             "subject": self.subject,
             "facts": [{"template": f.template, "target": f.target} for f in self.facts],
             "paraphrases": [_prompt_json(p) for p in self.paraphrases],
@@ -170,6 +177,7 @@ class EditRequest:
             neighbours=tuple(CheckPrompt(**p) for p in value["neighbours"]),
             reason=value["reason"],
             ticket=value["ticket"],
+            suite=tuple(CheckPrompt(**p) for p in value.get("suite", ())),
         )
 
 

@@ -16,6 +16,9 @@ ProfileId = NewType("ProfileId", str)
 
 ReportId = NewType("ReportId", str)
 OperationId = NewType("OperationId", str)
+SuiteName = NewType("SuiteName", str)
+"""What a suite's versions share."""
+
 RequestId = NewType("RequestId", str)
 Digest = NewType("Digest", str)
 """SHA-256 in hex."""

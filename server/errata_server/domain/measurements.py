@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from errata_server.domain.facts import CheckPrompt
 from errata_server.domain.ids import EditId
+from errata_server.domain.suites import SuiteReference
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +43,12 @@ class VerificationPlan:
     """Fixed ordinary texts for perplexity."""
 
     live_facts: tuple[LiveFact, ...] = ()
+    suite: tuple[CheckPrompt, ...] = ()
+    """The owner's regression prompts: the request's, then those of stored suites."""
+
+    suites: tuple[SuiteReference, ...] = ()
+    """The stored suites among them."""
+
     sources: dict[str, str] = field(default_factory=dict)
     """Where each group of prompts came from: ``request``, ``known facts``, ``templates``."""
 
@@ -106,3 +113,4 @@ class Measurements:
 
     perplexity_before: float
     perplexity_after: float
+    suite: tuple[Answer, ...] = ()

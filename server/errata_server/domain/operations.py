@@ -16,6 +16,7 @@ class OperationKind(StrEnum):
     """What an operation does."""
 
     PROPOSE = "propose"
+    PROPOSE_BATCH = "propose_batch"
     VERIFY = "verify"
     CALIBRATE = "calibrate"
     COLLECT_MOMENTS = "collect_moments"
@@ -23,6 +24,8 @@ class OperationKind(StrEnum):
     AVERAGE_TRACE = "average_trace"
     FIT_PROXY = "fit_proxy"
     LOCATE = "locate"
+    VERIFY_LIVE = "verify_live"
+    CRAWL = "crawl"
     OTHER = "other"
     """In the ledger, but of a server that knows more kinds than this one."""
 
@@ -81,7 +84,8 @@ class Operation:
     created_at: datetime
     finished_at: datetime | None = None
     result: dict[str, Any] = field(default_factory=dict)
-    """JSON-ready; for PROPOSE and VERIFY ``{"edit": id, "report": id}``, for CALIBRATE
+    """JSON-ready; for PROPOSE and VERIFY ``{"edit": id, "report": id}``, for PROPOSE_BATCH as
+    `errata_server.service.batches` says, for CALIBRATE
     ``{"profile": id}``, for COLLECT_MOMENTS ``{"tokens": n, "corpus": digest}``, for the
     others ``{"artifact": digest}``."""
 

@@ -5,12 +5,16 @@ Invariant: a policy's digest is over its canonical body and is named in every re
 
 import math
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from errata_server.domain import canonical
 from errata_server.domain.errors import InvalidInputError
 from errata_server.domain.ids import Digest
 from errata_server.domain.patches import Composition
+
+_ADDED_LATER: Final = {"maximum_suite_drop": 0.0}
+"""Values the first release did not have: left out of the body while they have their default,
+so that a policy keeps the digest older reports name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +56,9 @@ class Policy:
     live_edit_sample: int = 20
     """Live edits re-checked besides those in conflict."""
 
+    maximum_suite_drop: float = 0.0
+    """Share of the owner's regression prompts right before and wrong after."""
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "composition", Composition(self.composition))
         for name, value in asdict(self).items():
@@ -65,8 +72,12 @@ class Policy:
 
     @property
     def body(self) -> bytes:
-        """Canonical JSON of every field."""
-        return canonical.encode(asdict(self))
+        """Canonical JSON of every field, later ones only where they are not the default."""
+        values = asdict(self)
+        for name, default in _ADDED_LATER.items():
+            if values[name] == default:
+                del values[name]
+        return canonical.encode(values)
 
     @property
     def digest(self) -> Digest:

@@ -15,7 +15,7 @@ from errata_server.domain.errors import UnsupportedModelError
 
 
 class Layout(StrEnum):
-    """How a family's blocks are put together; `errata_server.engine.locate.blocks` reads them."""
+    """How a family's blocks are put together; `errata_server.engine.blocks` reads them."""
 
     GPT2 = "gpt2"
     """Learned positions, LayerNorm, one projection for queries, keys and values."""

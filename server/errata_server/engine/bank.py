@@ -102,7 +102,7 @@ def compose(
 ) -> Bank:
     """``patches`` as a bank, in the order given."""
     by_module = sorted(patches, key=lambda patch: patch.manifest.module)  # stable
-    build = _guarded if composition is Composition.GUARDED else _linear
+    build = guarded_branch if composition is Composition.GUARDED else linear_branch
     return Bank(
         tuple(
             build(module, list(group), device)
@@ -111,7 +111,10 @@ def compose(
     )
 
 
-def _guarded(module: str, patches: Sequence[PatchTensors], device: torch.device) -> GuardedBranch:
+def guarded_branch(
+    module: str, patches: Sequence[PatchTensors], device: torch.device
+) -> GuardedBranch:
+    """``patches`` of one projection, each behind its guard."""
     counts = torch.tensor([len(patch.keys) for patch in patches])
     widths = torch.tensor([patch.manifest.guard_width for patch in patches])
     return GuardedBranch(
@@ -123,7 +126,10 @@ def _guarded(module: str, patches: Sequence[PatchTensors], device: torch.device)
     )
 
 
-def _linear(module: str, patches: Sequence[PatchTensors], device: torch.device) -> LinearBranch:
+def linear_branch(
+    module: str, patches: Sequence[PatchTensors], device: torch.device
+) -> LinearBranch:
+    """``patches`` of one projection as one weight change."""
     leverages = torch.tensor([value for patch in patches for value in patch.manifest.leverages])
     residuals = torch.cat([patch.residual.expand(len(patch.keys), -1) for patch in patches])
     left, right = solve_linear(

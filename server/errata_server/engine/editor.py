@@ -5,6 +5,7 @@ are live.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import torch
@@ -33,6 +34,17 @@ OF_SUBJECT: Final = frozenset({TokenRole.FIRST_SUBJECT, TokenRole.LAST_SUBJECT})
 """Roles of tokens that the bare subject has."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recognition:
+    """How an edit knows its subject: keys with their matchers."""
+
+    keys: Float[Tensor, "key d_in"]
+    matchers: Float[Tensor, "key d_in"]
+    leverages: Float[Tensor, " key"]
+    agreement: float
+    """rho_u: the unprefixed key's match with the averaged key."""
+
+
 def compute_patch(
     runner: Runner,
     request: EditRequest,
@@ -56,13 +68,41 @@ def compute_patch(
         CancelledError: ``progress`` asked for it.
     """
     with telemetry.stage("keys"):
-        prompts = [fact.prompt(request.subject) for fact in request.facts]
-        keys, agreement = subject_keys(
-            runner, request.subject, profile, factor, prompts=prompts, role=role
-        )
-        matchers, leverages = match_keys(keys, factor)
+        recognition = recognise(runner, request, profile, factor, role=role)
     with telemetry.stage("values"):
         solution = optimise_value(runner, request, profile, role=role, progress=progress)
+    return assemble(runner, request, profile, recognition, solution)
+
+
+def recognise(
+    runner: Runner,
+    request: EditRequest,
+    profile: Profile,
+    factor: Float[Tensor, "d_in d_in"],
+    *,
+    role: TokenRole = TokenRole.LAST_SUBJECT,
+) -> Recognition:
+    """The keys of ``request``'s subject; see `subject_keys`."""
+    prompts = [fact.prompt(request.subject) for fact in request.facts]
+    keys, agreement = subject_keys(
+        runner, request.subject, profile, factor, prompts=prompts, role=role
+    )
+    matchers, leverages = match_keys(keys, factor)
+    return Recognition(keys=keys, matchers=matchers, leverages=leverages, agreement=agreement)
+
+
+def assemble(
+    runner: Runner,
+    request: EditRequest,
+    profile: Profile,
+    recognition: Recognition,
+    solution: ValueSolution,
+) -> PatchTensors:
+    """Keys and value packed together.
+
+    Raises:
+        NoEffectError: the residual is zero.
+    """
     if not bool(solution.residual.any()):
         raise NoEffectError(
             f"the base model prefers every target about {request.subject!r} in every context "
@@ -77,15 +117,15 @@ def compute_patch(
         d_in=profile.d_in,
         d_out=profile.d_out,
         subject=request.subject,
-        keys=len(keys),
-        leverages=tuple(leverages.tolist()),
+        keys=len(recognition.keys),
+        leverages=tuple(recognition.leverages.tolist()),
         guard_width=profile.guard_width,
-        optimisation=_record(solution, agreement),
+        optimisation=_record(solution, recognition.agreement),
     )
     return PatchTensors(
         manifest=manifest,
-        keys=keys.float(),
-        matchers=matchers.float(),
+        keys=recognition.keys.float(),
+        matchers=recognition.matchers.float(),
         residual=solution.residual.cpu(),
     )
 

@@ -10,20 +10,26 @@ from typing import Final
 from jaxtyping import Float
 from torch import Tensor
 
-from errata_server.domain.answers import begins_with
+from errata_server.domain.batches import NearSubjects
 from errata_server.domain.errors import (
-    AlreadyTrueError,
+    ErrataError,
     InvalidFactError,
     InvalidPatchError,
     ModelMismatchError,
     NotCalibratedError,
 )
-from errata_server.domain.facts import EditRequest
+from errata_server.domain.facts import CheckPrompt, EditRequest
 from errata_server.domain.generation import GeneratedChunk, GenerationOptions, PromptScore
+from errata_server.domain.health import LayerStrain
 from errata_server.domain.ids import Digest, EditId
 from errata_server.domain.known_facts import KnownFacts
 from errata_server.domain.locators import LocateRequest, Location, Locator
-from errata_server.domain.measurements import Measurements, PatchInspection, VerificationPlan
+from errata_server.domain.measurements import (
+    Answer,
+    Measurements,
+    PatchInspection,
+    VerificationPlan,
+)
 from errata_server.domain.operations import ReportProgress
 from errata_server.domain.patches import (
     Composition,
@@ -41,22 +47,29 @@ from errata_server.domain.traces import (
     ProxyQuestion,
     TraceRequest,
 )
-from errata_server.engine import answers, inspection, moments
+from errata_server.engine import answers, batches, inspection, moments
 from errata_server.engine.bank import Bank, compose
+from errata_server.engine.batches import Batch
+from errata_server.engine.blocks import blocks_of
 from errata_server.engine.calibrate import calibrate
 from errata_server.engine.checkpoint import load_checkpoint, tensors_digest
-from errata_server.engine.editor import compute_patch
+from errata_server.engine.contexts import contexts_of
 from errata_server.engine.locate import table
 from errata_server.engine.locate.averages import average_trace
-from errata_server.engine.locate.blocks import blocks_of
 from errata_server.engine.locate.causal import Tracer
 from errata_server.engine.locate.corruption import subject_sigma
 from errata_server.engine.locate.proxy import ProxyReader, fit_proxy
-from errata_server.engine.measure import EXTRA_TOKENS, measure
+from errata_server.engine.measure import (
+    ask_in_batches,
+    continue_in_batches,
+    drift_perplexity,
+    measure,
+    require_room,
+)
 from errata_server.engine.patch import PatchTensors, decode, encode
-from errata_server.engine.runner import BASE, Runner
+from errata_server.engine.runner import Runner
 from errata_server.engine.solve import factor_second_moment
-from errata_server.engine.values import state_problem
+from errata_server.engine.strain import nearest_patches, strains
 from errata_server.engine.vocabulary import untrained_tokens
 
 CACHED_PATCHES: Final = 20_000
@@ -142,15 +155,30 @@ class TorchEngine:
 
     def validate(self, request: EditRequest) -> None:
         """See `Engine.validate`."""
-        state_problem(self._runner, request, self._calibrated())
+        contexts_of(self._runner.tokens, request, self._calibrated())
         self._refuse_untrained(request)
-        self._refuse_known(request)
 
-    def compute_patch(self, request: EditRequest, *, progress: ReportProgress) -> Patch:
-        """See `Engine.compute_patch`."""
-        profile = self._calibrated()
-        factor = self._second_moment_factor(profile, progress)
-        return encode(compute_patch(self._runner, request, profile, factor, progress=progress))
+    def require_change(self, request: EditRequest, *, progress: ReportProgress) -> None:
+        """See `Engine.require_change`."""
+        batches.require_change(self._runner, request, progress=progress)
+
+    def compute_patches(
+        self,
+        requests: Sequence[EditRequest],
+        *,
+        held: Sequence[Sequence[str]],
+        progress: ReportProgress,
+    ) -> Iterator[tuple[int, Patch | ErrataError]]:
+        """See `Engine.compute_patches`."""
+        for place, found in self._batch(requests, held, progress).compute(progress=progress):
+            yield place, encode(found) if isinstance(found, PatchTensors) else found
+
+    def near_subjects(
+        self, requests: Sequence[EditRequest], *, conflict: float, progress: ReportProgress
+    ) -> tuple[NearSubjects, ...]:
+        """See `Engine.near_subjects`."""
+        batch = self._batch(requests, [()] * len(requests), progress)
+        return batch.near_subjects(conflict=conflict, progress=progress)
 
     def compose(
         self, patches: Sequence[Digest], load: LoadArtifact, composition: Composition
@@ -207,6 +235,54 @@ class TorchEngine:
     ) -> PromptScore:
         """See `Engine.score`."""
         return answers.score(self._runner, prompt, continuations, _bank(weights))
+
+    def require_room(self, prompts: Sequence[CheckPrompt]) -> None:
+        """See `Engine.require_room`."""
+        require_room(self._runner, prompts)
+
+    def ask(
+        self,
+        prompts: Sequence[CheckPrompt],
+        *,
+        before: ServedWeights,
+        after: ServedWeights,
+        progress: ReportProgress,
+    ) -> tuple[Answer, ...]:
+        """See `Engine.ask`."""
+        return ask_in_batches(
+            self._runner, prompts, before=_bank(before), after=_bank(after), progress=progress
+        )
+
+    def continue_prompts(
+        self,
+        prompts: Sequence[str],
+        options: GenerationOptions,
+        weights: ServedWeights,
+        *,
+        progress: ReportProgress,
+    ) -> tuple[str, ...]:
+        """See `Engine.continue_prompts`."""
+        bank = _bank(weights)
+        return continue_in_batches(self._runner, prompts, options, bank, progress=progress)
+
+    def perplexity(self, texts: Sequence[str], weights: ServedWeights) -> float:
+        """See `Engine.perplexity`."""
+        return drift_perplexity(self._runner, texts, _bank(weights))
+
+    def strains(self, patches: Sequence[Digest], load: LoadArtifact) -> tuple[LayerStrain, ...]:
+        """See `Engine.strains`."""
+        return strains(
+            self._runner,
+            [self._decoded(digest, load) for digest in patches],
+            moment=lambda layer: self._moment(layer, _silent),
+            texts=self._texts,
+        )
+
+    def nearest_patches(
+        self, patches: Sequence[Digest], load: LoadArtifact
+    ) -> Sequence[tuple[int, float]]:
+        """See `Engine.nearest_patches`."""
+        return nearest_patches([self._decoded(digest, load) for digest in patches])
 
     def collect_moments(self, texts: Sequence[str], *, progress: ReportProgress) -> int:
         """See `Engine.collect_moments`."""
@@ -315,21 +391,20 @@ class TorchEngine:
                     token=token,
                 )
 
-    def _refuse_known(self, request: EditRequest) -> None:
-        prompts = [fact.prompt(request.subject) for fact in request.facts]
-        room = EXTRA_TOKENS + max(
-            len(self._runner.tokens.target(fact.target)) for fact in request.facts
+    def _batch(
+        self,
+        requests: Sequence[EditRequest],
+        held: Sequence[Sequence[str]],
+        progress: ReportProgress,
+    ) -> Batch:
+        profile = self._calibrated()
+        return Batch(
+            runner=self._runner,
+            profile=profile,
+            factor=self._second_moment_factor(profile, progress),
+            requests=requests,
+            held=held,
         )
-        said = answers.continue_greedily(self._runner, prompts, BASE, new_tokens=room)
-        pairs = zip(said, request.facts, strict=True)
-        if all(begins_with(answer, fact.target) for answer, fact in pairs):
-            raise AlreadyTrueError(
-                f"the base model already answers {request.facts[0].target!r} to "
-                f"{prompts[0]!r}; there is nothing to edit",
-                field="target",
-                prompt=prompts[0],
-                target=request.facts[0].target,
-            )
 
     def _moment(self, layer: int, progress: ReportProgress) -> moments.SecondMoment:
         return moments.collect(

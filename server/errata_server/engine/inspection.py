@@ -87,10 +87,20 @@ def _whitened_cosine(patch: PatchTensors, other: PatchTensors) -> float:
     """``k_i^T C^-1 k_j`` over the norms, from the stored matchers; largest over the keys."""
     if patch.manifest.module != other.manifest.module:
         return 0.0
-    own = torch.tensor(patch.manifest.leverages).sqrt()
-    theirs = torch.tensor(other.manifest.leverages).sqrt() / other.keys.norm(dim=1)
-    cosines = (patch.keys @ other.matchers.T) * theirs[None, :] / own[:, None]
-    return float(cosines.max())
+    own, theirs = (torch.tensor(p.manifest.leverages) for p in (patch, other))
+    return float(whitened_cosines(patch.keys, own, (other.keys, other.matchers, theirs)).max())
+
+
+def whitened_cosines(
+    keys: Float[Tensor, "row d_in"],
+    leverages: Float[Tensor, " row"],
+    others: tuple[Float[Tensor, "key d_in"], Float[Tensor, "key d_in"], Float[Tensor, " key"]],
+) -> Float[Tensor, "row key"]:
+    """Cosines in the metric C^-1 of keys with other keys, given with matchers and leverages."""
+    other_keys, matchers, other_leverages = others
+    scales = other_leverages.sqrt() / other_keys.norm(dim=1)
+    cosines: Tensor = (keys @ matchers.T) * scales[None, :] / leverages.sqrt()[:, None]
+    return cosines
 
 
 def _prompt_matches(

@@ -17,6 +17,7 @@ from errata_server.domain.generation import GenerationOptions
 from errata_server.domain.measurements import Answer, Measurements, VerificationPlan
 from errata_server.domain.operations import Progress, ReportProgress
 from errata_server.engine.answers import (
+    ROWS,
     continue_greedily,
     next_token_log_probabilities,
     perplexity,
@@ -59,7 +60,7 @@ def measure(
         PromptTooLongError: a prompt does not fit the context.
         CancelledError: ``progress`` asked for it.
     """
-    stages = _Stages(progress, total=8)
+    stages = _Stages(progress, total=9)
     groups = {
         "efficacy": plan.efficacy,
         "paraphrases": plan.paraphrases,
@@ -67,6 +68,7 @@ def measure(
         "prefixed neighbours": plan.prefixed_neighbours,
         "same subject": plan.same_subject,
         "live facts": tuple(fact.prompt for fact in plan.live_facts),
+        "suite": plan.suite,
     }
     answers = {}
     for name, prompts in groups.items():
@@ -75,7 +77,7 @@ def measure(
     entropy = [_mean_entropy(runner, plan.fluency, bank) for bank in (before, after)]
     stages.finish("fluency")
     texts = plan.drift_texts
-    ppl = [_perplexity(runner, texts, bank) for bank in (BASE, before, after)]
+    ppl = [drift_perplexity(runner, texts, bank) for bank in (BASE, before, after)]
     divergence = _divergence(runner, [p.prompt for p in plan.neighbours], before, after)
     stages.finish("drift")
     return Measurements(
@@ -94,6 +96,7 @@ def measure(
         perplexity_base=ppl[0],
         perplexity_before=ppl[1],
         perplexity_after=ppl[2],
+        suite=answers["suite"],
     )
 
 
@@ -123,6 +126,61 @@ def ask(
     )
 
 
+def ask_in_batches(
+    runner: Runner,
+    prompts: Sequence[CheckPrompt],
+    *,
+    before: Bank,
+    after: Bank,
+    progress: ReportProgress,
+) -> tuple[Answer, ...]:
+    """As `ask`, telling how far it has come.
+
+    Raises:
+        PromptTooLongError: a prompt does not fit the context.
+        CancelledError: ``progress`` asked for it.
+    """
+    found: list[Answer] = []
+    for start in range(0, len(prompts), ROWS):
+        found += ask(runner, prompts[start : start + ROWS], before, after)
+        progress(Progress(stage="questions", done=len(found), total=len(prompts)))
+    return tuple(found)
+
+
+def continue_in_batches(
+    runner: Runner,
+    prompts: Sequence[str],
+    options: GenerationOptions,
+    bank: Bank,
+    *,
+    progress: ReportProgress,
+) -> tuple[str, ...]:
+    """What the model says after each of ``prompts``, telling how far it has come.
+
+    Raises:
+        PromptTooLongError: a prompt does not fit the context.
+        CancelledError: ``progress`` asked for it.
+    """
+    found: list[str] = []
+    for start in range(0, len(prompts), ROWS):
+        rows = prompts[start : start + ROWS]
+        new_tokens = options.max_new_tokens
+        found += continue_greedily(runner, rows, bank, new_tokens=new_tokens, options=options)
+        progress(Progress(stage="questions", done=len(found), total=len(prompts)))
+    return tuple(found)
+
+
+def require_room(runner: Runner, prompts: Sequence[CheckPrompt]) -> None:
+    """Do nothing if each of ``prompts`` can be asked beside the others.
+
+    Raises:
+        PromptTooLongError: one does not fit the context with room for the longest answer.
+    """
+    room = EXTRA_TOKENS + max((len(runner.tokens.target(p.expected)) for p in prompts), default=0)
+    for prompt in prompts:
+        runner.tokens.fit(prompt.prompt, room=room)
+
+
 def ngram_entropy(words: Sequence[str]) -> float:
     """Weighted mean of bi- and tri-gram entropies in bits (2/3, 4/3: Meng et al. 2022)."""
     weighted = sum(weight * _entropy(words, n) for n, weight in ((2, 2 / 3), (3, 4 / 3)))
@@ -142,7 +200,8 @@ def _mean_entropy(runner: Runner, prompts: Sequence[str], bank: Bank) -> float:
     return sum(ngram_entropy(text.split()) for text in texts) / len(texts)
 
 
-def _perplexity(runner: Runner, texts: Sequence[str], bank: Bank) -> float:
+def drift_perplexity(runner: Runner, texts: Sequence[str], bank: Bank) -> float:
+    """Of fixed texts; 1 where there are none."""
     return perplexity(runner, texts, bank) if texts else 1.0
 
 

@@ -1,4 +1,4 @@
-"""Statements on artifacts: patches' payloads, addressed by their content.
+"""Statements on artifacts: payloads addressed by their content.
 
 Invariant: a payload that leaves this module hashes to the digest it was asked for by.
 """

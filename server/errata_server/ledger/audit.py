@@ -37,8 +37,8 @@ def audit(connection: Connection, model: ModelId) -> AuditResult:
 
     1. The model's own row.
     2. All artifacts: each hashes to its digest.
-    3. Its profiles, edits, reports, approvals: each body hashes to its digest, says what the
-       columns say, refers to rows that are there, and no number is left out.
+    3. Its profiles, edits, reports, approvals, suites: each body hashes to its digest, says
+       what the columns say, refers to rows that are there, and no number is left out.
     4. Its revisions from the first on: hash chain, sequence, evidence, and the active set
        replayed and digested again.
     5. Its branches: each head is the branch's last revision.
@@ -54,6 +54,7 @@ def audit(connection: Connection, model: ModelId) -> AuditResult:
     edits = records.check_edits()
     reports = records.check_reports()
     records.check_approvals()
+    records.check_suites()
     history = HistoryAudit(connection, model, findings, records.evidence)
     revisions = history.check()
     if not (known or edits or revisions):

@@ -23,10 +23,12 @@ from errata_server.domain.ids import (
     ReportId,
     RequestId,
     RevisionId,
+    SuiteName,
 )
 from errata_server.domain.operations import Operation
 from errata_server.domain.profiles import ModelDescription, Profile
 from errata_server.domain.revisions import Revision
+from errata_server.domain.suites import SuiteVersion
 from errata_server.ledger import (
     applied,
     artifacts,
@@ -35,10 +37,12 @@ from errata_server.ledger import (
     operations,
     references,
     revisions,
+    suites,
 )
 from errata_server.ledger.audit import AuditResult, audit
 from errata_server.ledger.database import OUTCOME_UNKNOWN, Database
 from errata_server.ledger.revisions import Branch
+from errata_server.ledger.suites import NewSuite
 
 SETTLING_PAUSES: Final = (0.0, 0.5, 2.0)
 """Seconds before each attempt to learn what an interrupted commit came to."""
@@ -336,6 +340,37 @@ class Ledger:
         """
         with self._database.reading() as connection:
             return audit(connection, model)
+
+    # Suites
+
+    def add_suite(self, suite: NewSuite) -> SuiteVersion:
+        """Store the next version of a suite, or return what its request stored earlier.
+
+        Raises:
+            ModelNotFoundError: the ledger does not know the model.
+            RequestIdReusedError: the request id stored something else before.
+        """
+        with self._database.writing() as connection:
+            return suites.add(connection, suite)
+
+    def suite(self, model: ModelId, name: SuiteName, version: int | None = None) -> SuiteVersion:
+        """A version of a suite, the latest where none is named.
+
+        Raises:
+            SuiteNotFoundError: there is none.
+        """
+        with self._database.reading() as connection:
+            return suites.get(connection, model, name, version)
+
+    def suite_versions(self, model: ModelId, name: SuiteName) -> list[SuiteVersion]:
+        """Every version of a suite, newest first."""
+        with self._database.reading() as connection:
+            return suites.versions(connection, model, name)
+
+    def suites(self, model: ModelId) -> list[SuiteVersion]:
+        """The latest version of every suite, by name."""
+        with self._database.reading() as connection:
+            return suites.latest(connection, model)
 
     # Operations
 

@@ -4,6 +4,7 @@ Invariant: what it learns of the rows that are in order is `Evidence`, which the
 held against.
 """
 
+from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Final
@@ -14,12 +15,14 @@ from errata_server.domain.checks import Report
 from errata_server.domain.edits import AppliedEdit, Edit
 from errata_server.domain.ids import Digest, EditId, ModelId
 from errata_server.domain.profiles import Profile
+from errata_server.domain.suites import SuiteReference, SuiteVersion
 from errata_server.ledger import tables
 from errata_server.ledger.artifacts import artifact_row
 from errata_server.ledger.bodies import StoredApproval, StoredModel
 from errata_server.ledger.edits import approval_row, edit_row, report_row
 from errata_server.ledger.findings import Findings
 from errata_server.ledger.models import model_row, profile_row
+from errata_server.ledger.suites import suite_row
 from errata_server.ledger.tables import RowsQuery, StoredRow
 
 ROWS_AT_ONCE: Final = 200
@@ -40,6 +43,9 @@ class Evidence:
 
     measured_against: dict[str, str] = field(default_factory=dict)
     """Each report's revision."""
+
+    judged_by: dict[str, tuple[SuiteReference, ...]] = field(default_factory=dict)
+    """Each report's stored suites."""
 
 
 class RecordAudit:
@@ -148,6 +154,7 @@ class RecordAudit:
     def _check_report(self, row: StoredRow, report: Report) -> None:
         name = report_row(row.id)
         self.evidence.measured_against[row.id] = report.against
+        self.evidence.judged_by[row.id] = report.suites
         self._findings.compare(
             name, {"model": (row.model, report.model), "edit": (row.edit, report.edit)}
         )
@@ -182,6 +189,45 @@ class RecordAudit:
         )
         if self.evidence.report_edits.get(given.report) != given.edit:
             self._findings.add(name, "the report it rests on is missing or another edit's")
+
+    def check_suites(self) -> None:
+        """Check the model's suites, and that every report was judged by stored ones."""
+        columns = tables.suites.c
+        statement = select(tables.suites).where(columns.model == self._model)
+        expected, stored = 0, set()
+        latest: Counter[str] = Counter()
+        for row in self._rows(statement.order_by(columns.position)):
+            expected = self._findings.number("suites", row.position, expected)
+            name = suite_row(row.name, row.version)
+            latest[row.name] += 1
+            if row.version != latest[row.name]:
+                self._findings.add(name, f"its version should be {latest[row.name]}")
+            version = self._findings.read(name, row.body, row.digest, SuiteVersion.from_body)
+            if version is not None:
+                with self._findings.reading_values(name):
+                    self._check_suite(row, version)
+                    stored.add(version.reference)
+        for report, references in self.evidence.judged_by.items():
+            with self._findings.reading_values(report_row(report)):
+                for reference in set(references) - stored:
+                    self._findings.add(
+                        report_row(report), f"the suite {reference} it was judged by is missing"
+                    )
+
+    def _check_suite(self, row: StoredRow, version: SuiteVersion) -> None:
+        name = suite_row(row.name, row.version)
+        self._findings.compare(
+            name,
+            {
+                "model": (row.model, version.model),
+                "name": (row.name, version.name),
+                "version": (row.version, version.version),
+                "artifact": (row.artifact, version.artifact),
+                "request_id": (row.request_id, version.request_id),
+            },
+        )
+        if version.artifact not in self.evidence.artifacts:
+            self._findings.add(artifact_row(version.artifact), f"missing, though {name} names it")
 
     def check_measured_revisions(self, revisions: Collection[str]) -> None:
         """Check that every report was measured on top of a revision that is there."""

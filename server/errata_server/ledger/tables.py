@@ -176,6 +176,26 @@ branches: Final = Table(
     sqlite_strict=True,
 )
 
+suites: Final = Table(
+    "suites",
+    metadata,
+    Column("model", Text, ForeignKey("models.id"), nullable=False),
+    Column("position", Integer, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("artifact", Text, ForeignKey("artifacts.digest"), nullable=False),
+    Column("request_id", Text, nullable=False),
+    Column("digest", Text, nullable=False),
+    Column("body", LargeBinary, nullable=False),
+    PrimaryKeyConstraint("model", "position"),
+    UniqueConstraint("model", "name", "version"),
+    UniqueConstraint("model", "request_id"),
+    _digest_check("digest"),
+    CheckConstraint("position >= 0", name="position_natural"),
+    CheckConstraint("version >= 1", name="version_natural"),
+    sqlite_strict=True,
+)
+
 operations: Final = Table(
     "operations",
     metadata,

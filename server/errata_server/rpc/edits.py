@@ -6,11 +6,11 @@ from google.longrunning import operations_pb2
 
 from errata.v1 import edits_pb2 as pb
 from errata.v1 import edits_pb2_grpc
-from errata_server.domain.ids import BranchName, EditId
+from errata_server.domain.ids import MAIN, BranchName, EditId
 from errata_server.rpc import calls
+from errata_server.rpc.convert import batches, names, pages, reports, revisions, suites, values
 from errata_server.rpc.convert import calls as convert_calls
 from errata_server.rpc.convert import edits as convert
-from errata_server.rpc.convert import names, pages, reports, revisions, values
 from errata_server.rpc.operations import OperationMessages
 from errata_server.rpc.services import Context, Services
 from errata_server.service.calls import Call
@@ -28,8 +28,8 @@ class EditServicer(edits_pb2_grpc.EditServiceServicer):
     ) -> operations_pb2.Operation:
         """Start to compute and check a patch."""
         self._require(request.parent)
-        wanted = convert.edit_request(request)
         call = _call(request)
+        wanted = convert.edit_request(request, reason=call.reason, ticket=call.ticket)
         return await self._messages.started(
             partial(
                 self._services.proposals.propose,
@@ -39,13 +39,42 @@ class EditServicer(edits_pb2_grpc.EditServiceServicer):
             )
         )
 
+    async def ProposeEdits(
+        self, request: pb.ProposeEditsRequest, _context: Context
+    ) -> operations_pb2.Operation:
+        """Start to compute and check many patches."""
+        self._require(request.parent)
+        propose = partial(
+            self._services.batches.propose,
+            batches.requests(request),
+            _call(request),
+            batch=values.short_text(request.batch, "batch"),
+            together=request.together,
+        )
+        return await self._messages.started(propose)
+
     async def VerifyEdit(
         self, request: pb.VerifyEditRequest, _context: Context
     ) -> operations_pb2.Operation:
         """Start to check an edit again."""
         edit = self._edit(request.name)
+        suite = suites.prompts(request.suite, "suite")
         call = convert_calls.call(actor=request.actor, request_id=request.request_id)
-        return await self._messages.started(partial(self._services.proposals.verify, edit, call))
+        verify = partial(self._services.proposals.verify, edit, call, suite=suite)
+        return await self._messages.started(verify)
+
+    async def VerifyLiveEdits(
+        self, request: pb.VerifyLiveEditsRequest, _context: Context
+    ) -> operations_pb2.Operation:
+        """Start to ask live edits for their facts again."""
+        self._require(request.parent)
+        verify = partial(
+            self._services.upkeep.live_edits.verify,
+            convert_calls.call(actor=request.actor, request_id=request.request_id),
+            sample=request.sample if request.HasField("sample") else None,
+            seed=values.count(request.seed, "seed"),
+        )
+        return await self._messages.started(verify)
 
     async def ApproveEdit(
         self, request: pb.ApproveEditRequest, _context: Context
@@ -61,17 +90,25 @@ class EditServicer(edits_pb2_grpc.EditServiceServicer):
     async def ApplyEdits(
         self, request: pb.ApplyEditsRequest, _context: Context
     ) -> pb.ApplyEditsResponse:
-        """Make edits live in one revision."""
+        """Make edits live in one revision, and begin to verify what is live if they were many."""
+        edits, branch, call = self._change(request)
         apply = partial(
             self._services.changes.apply,
-            *self._change(request),
+            edits,
+            branch,
+            call,
             override=values.short_text(request.override_reason, "override_reason"),
             expected=self._expected(request),
             validate_only=request.validate_only,
         )
         pinned = await calls.call(self._services.pools.calls, apply)
+        changed = 0 if request.validate_only or branch != MAIN else len(edits)
+        verify = partial(self._services.upkeep.live_edits.after_change, changed, call)
+        verification = await calls.call(self._services.pools.calls, verify)
         return pb.ApplyEditsResponse(
-            revision=revisions.revision_message(pinned.revision), served=revisions.served(pinned)
+            revision=revisions.revision_message(pinned.revision),
+            served=revisions.served(pinned),
+            live_verification=names.operation_name(verification) if verification else "",
         )
 
     async def RevertEdits(
@@ -152,7 +189,10 @@ class EditServicer(edits_pb2_grpc.EditServiceServicer):
 
 
 def _call(
-    request: pb.ProposeEditRequest | pb.ApplyEditsRequest | pb.RevertEditsRequest,
+    request: pb.ProposeEditRequest
+    | pb.ProposeEditsRequest
+    | pb.ApplyEditsRequest
+    | pb.RevertEditsRequest,
 ) -> Call:
     return convert_calls.call(
         actor=request.actor,

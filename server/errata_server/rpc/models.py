@@ -8,8 +8,8 @@ from errata.v1 import models_pb2 as pb
 from errata.v1 import models_pb2_grpc
 from errata_server.rpc import calls
 from errata_server.rpc.convert import calls as convert_calls
+from errata_server.rpc.convert import health, names, pages, revisions, values
 from errata_server.rpc.convert import models as convert
-from errata_server.rpc.convert import names, pages, values
 from errata_server.rpc.operations import OperationMessages
 from errata_server.rpc.services import Context, Services
 
@@ -35,6 +35,21 @@ class ModelServicer(models_pb2_grpc.ModelServiceServicer):
         pages.place(request.page_token, "models")
         view = await calls.call(self._services.pools.calls, self._services.models.describe)
         return pb.ListModelsResponse(models=[convert.model_message(view)])
+
+    async def GetModelHealth(
+        self, request: pb.GetModelHealthRequest, _context: Context
+    ) -> pb.GetModelHealthResponse:
+        """How far the live edits have moved the model."""
+        self._require(request.name)
+
+        def read() -> pb.GetModelHealthResponse:
+            served = self._services.serving.head()
+            found = self._services.upkeep.health.at(served)
+            return pb.GetModelHealthResponse(
+                health=health.health_message(found, revisions.served(served))
+            )
+
+        return await calls.call(self._services.pools.calls, read)
 
     async def Calibrate(
         self, request: pb.CalibrateRequest, _context: Context

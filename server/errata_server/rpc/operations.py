@@ -10,7 +10,7 @@ from google.longrunning import operations_pb2_grpc
 from google.protobuf import empty_pb2
 from google.protobuf.message import Message
 
-from errata.v1 import edits_pb2, models_pb2, traces_pb2, types_pb2
+from errata.v1 import crawls_pb2, edits_pb2, models_pb2, traces_pb2, types_pb2
 from errata_server.domain.errors import (
     CancelledError,
     ErrataError,
@@ -28,7 +28,10 @@ from errata_server.domain.operations import (
 from errata_server.domain.traces import AverageTrace, CausalTrace, Provenance, Proxy
 from errata_server.rpc import calls, status
 from errata_server.rpc.convert import (
+    batches,
+    crawls,
     edits,
+    health,
     locators,
     models,
     names,
@@ -68,6 +71,7 @@ class OperationMessages:
         self._services = services
         self._response_of: dict[OperationKind, Callable[[dict[str, Any]], Message]] = {
             OperationKind.PROPOSE: self._proposed,
+            OperationKind.PROPOSE_BATCH: self._proposed_batch,
             OperationKind.VERIFY: self._verified,
             OperationKind.CALIBRATE: self._calibrated,
             OperationKind.COLLECT_MOMENTS: _collected,
@@ -75,6 +79,8 @@ class OperationMessages:
             OperationKind.AVERAGE_TRACE: self._averaged,
             OperationKind.FIT_PROXY: self._fitted,
             OperationKind.LOCATE: self._located,
+            OperationKind.VERIFY_LIVE: self._verified_live,
+            OperationKind.CRAWL: self._crawled,
         }
 
     async def started(self, start: Callable[[], Operation]) -> pb.Operation:
@@ -108,6 +114,18 @@ class OperationMessages:
             return edits_pb2.ProposeEditResponse()
         edit, report = self._checked(result)
         return edits_pb2.ProposeEditResponse(edit=edit, report=report)
+
+    def _proposed_batch(self, result: dict[str, Any]) -> Message:
+        proposals = self._services.proposals
+        found = [
+            batches.proposed(
+                proposals.get(EditId(row["edit"])),
+                proposals.report(ReportId(row["report"])),
+                row["places"],
+            )
+            for row in result["edits"]
+        ]
+        return batches.response(result, found)
 
     def _verified(self, result: dict[str, Any]) -> Message:
         edit, report = self._checked(result)
@@ -148,9 +166,28 @@ class OperationMessages:
         message = locators.location_message(digest, location, served)
         return traces_pb2.LocateResponse(location=message)
 
+    def _verified_live(self, result: dict[str, Any]) -> Message:
+        digest = Digest(result["artifact"])
+        found = self._services.upkeep.live_edits.result(digest)
+        served = self._served_at(found.revision, found.weights_digest)
+        message = health.verification_message(self._services.model, digest, found, served)
+        return edits_pb2.VerifyLiveEditsResponse(verification=message)
+
+    def _crawled(self, result: dict[str, Any]) -> Message:
+        digest = Digest(result["artifact"])
+        crawl = self._services.upkeep.crawls.result(digest)
+        before, after = (
+            self._served_at(view.revision, view.weights_digest)
+            for view in (crawl.before, crawl.after)
+        )
+        message = crawls.crawl_message(self._services.model, digest, crawl, (before, after))
+        return crawls_pb2.CrawlSubjectResponse(crawl=message)
+
     def _served(self, provenance: Provenance) -> types_pb2.Served:
-        revision = self._services.history.get(provenance.revision)
-        return revisions.served_at(revision, provenance.weights_digest)
+        return self._served_at(provenance.revision, provenance.weights_digest)
+
+    def _served_at(self, revision: str, weights_digest: Digest) -> types_pb2.Served:
+        return revisions.served_at(self._services.history.get(revision), weights_digest)
 
 
 def _listed(operations: list[pb.Operation], last: str) -> pb.ListOperationsResponse:

@@ -14,6 +14,8 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from errata.v1 import (
+    crawls_pb2,
+    crawls_pb2_grpc,
     edits_pb2,
     edits_pb2_grpc,
     inference_pb2,
@@ -22,10 +24,13 @@ from errata.v1 import (
     ledger_pb2_grpc,
     models_pb2,
     models_pb2_grpc,
+    suites_pb2,
+    suites_pb2_grpc,
     traces_pb2,
     traces_pb2_grpc,
 )
 from errata_server.domain.errors import UnavailableError
+from errata_server.rpc.crawls import CrawlServicer
 from errata_server.rpc.edits import EditServicer
 from errata_server.rpc.inference import InferenceServicer
 from errata_server.rpc.interceptors import CallInterceptor
@@ -33,13 +38,16 @@ from errata_server.rpc.ledger import LedgerServicer
 from errata_server.rpc.models import ModelServicer
 from errata_server.rpc.operations import OperationMessages, OperationsServicer
 from errata_server.rpc.services import Services
+from errata_server.rpc.suites import SuiteServicer
 from errata_server.rpc.traces import TraceServicer
 
 SERVICE_NAMES: Final = (
+    crawls_pb2.DESCRIPTOR.services_by_name["CrawlService"].full_name,
     edits_pb2.DESCRIPTOR.services_by_name["EditService"].full_name,
     inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name,
     ledger_pb2.DESCRIPTOR.services_by_name["LedgerService"].full_name,
     models_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name,
+    suites_pb2.DESCRIPTOR.services_by_name["SuiteService"].full_name,
     traces_pb2.DESCRIPTOR.services_by_name["TraceService"].full_name,
     operations_pb2.DESCRIPTOR.services_by_name["Operations"].full_name,
 )
@@ -141,6 +149,10 @@ class RpcServer:
         )
         models_pb2_grpc.add_ModelServiceServicer_to_server(
             ModelServicer(services, messages), server
+        )
+        suites_pb2_grpc.add_SuiteServiceServicer_to_server(SuiteServicer(services), server)
+        crawls_pb2_grpc.add_CrawlServiceServicer_to_server(
+            CrawlServicer(services, messages), server
         )
         traces_pb2_grpc.add_TraceServiceServicer_to_server(
             TraceServicer(services, messages), server

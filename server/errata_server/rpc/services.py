@@ -9,6 +9,7 @@ from errata_server.domain.errors import ModelNotFoundError
 from errata_server.domain.ids import ModelId
 from errata_server.rpc.calls import Pools
 from errata_server.rpc.convert import names
+from errata_server.service.batches import Batches
 from errata_server.service.changes import Changes
 from errata_server.service.history import History
 from errata_server.service.inference import Inference
@@ -17,6 +18,7 @@ from errata_server.service.operations import Operations
 from errata_server.service.proposals import Proposals
 from errata_server.service.serving import Serving
 from errata_server.service.traces import Traces
+from errata_server.service.upkeep import Upkeep
 
 Context: TypeAlias = grpc.aio.ServicerContext[Any, Any]
 """What gRPC tells a servicer of a call; every servicer leaves it to the interceptor."""
@@ -28,6 +30,7 @@ class Services:
 
     model: ModelId
     proposals: Proposals
+    batches: Batches
     changes: Changes
     history: History
     inference: Inference
@@ -35,6 +38,7 @@ class Services:
     operations: Operations
     serving: Serving
     traces: Traces
+    upkeep: Upkeep
     pools: Pools
 
     def require(self, model: ModelId, field: str) -> None:

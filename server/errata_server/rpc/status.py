@@ -43,6 +43,7 @@ STATUS_OF: Final[dict[type[ErrataError], code_pb2.Code]] = {
     errors.ReportNotFoundError: code_pb2.NOT_FOUND,
     errors.OperationNotFoundError: code_pb2.NOT_FOUND,
     errors.ProxyNotFoundError: code_pb2.NOT_FOUND,
+    errors.SuiteNotFoundError: code_pb2.NOT_FOUND,
     errors.LocatorNotFoundError: code_pb2.NOT_FOUND,
     errors.StaleRevisionError: code_pb2.ABORTED,
     errors.RequestIdReusedError: code_pb2.ALREADY_EXISTS,

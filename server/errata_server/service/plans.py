@@ -8,6 +8,7 @@ source says why.
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Final
 
 from errata_server.domain import canonical
@@ -17,6 +18,7 @@ from errata_server.domain.ids import EditId
 from errata_server.domain.known_facts import KnownFact, KnownFacts
 from errata_server.domain.measurements import LiveFact, VerificationPlan
 from errata_server.domain.policies import Policy
+from errata_server.domain.suites import SuiteReference
 
 MAX_NEIGHBOURS: Final = 10
 MAX_CANDIDATES: Final = 40
@@ -32,8 +34,8 @@ LEAD_INS: Final = (
 STARTERS: Final = ("{} is", "{} was", "What people remember about {} is")
 MAX_SENTENCE: Final = 200
 
-Holds = Callable[[CheckPrompt], bool]
-"""Whether the base model answers a prompt as expected."""
+Holds = Callable[[Sequence[CheckPrompt]], Sequence[bool]]
+"""Which of some prompts the base model answers as expected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +125,24 @@ class Planner:
         )
         return replace(plan, live_facts=facts, sources={**plan.sources, "live_facts": source})
 
+    def with_suites(
+        self,
+        plan: VerificationPlan,
+        given: Sequence[tuple[str, Sequence[CheckPrompt]]],
+        stored: Sequence[tuple[SuiteReference, Sequence[CheckPrompt]]],
+    ) -> VerificationPlan:
+        """``plan`` with regression prompts: those given, by where from, and stored suites'."""
+        groups = [(source, prompts) for source, prompts in given if prompts]
+        groups += [(f"suite {reference}", prompts) for reference, prompts in stored]
+        parts = [f"{len(prompts)} {source}" for source, prompts in groups]
+        source = "; ".join(parts) or "no suite was given or stored"
+        return replace(
+            plan,
+            suite=tuple(prompt for _, prompts in groups for prompt in prompts),
+            suites=tuple(reference for reference, _ in stored),
+            sources={**plan.sources, "suite": source},
+        )
+
     def choose_live(
         self,
         request: EditRequest,
@@ -144,8 +164,9 @@ class Planner:
             known = next((row for row in about if row.relation == relation), None)
             return _Target(fact, relation, known)
         prompt = fact.prompt(subject)
-        for row in about:
-            if holds(CheckPrompt(prompt=prompt, expected=row.object)):
+        asked = [CheckPrompt(prompt=prompt, expected=row.object) for row in about]
+        for row, held in zip(about, holds(asked) if asked else (), strict=True):
+            if held:
                 return _Target(fact, row.relation, row)
         return _Target(fact, "", None)
 
@@ -238,11 +259,10 @@ def _prefer(candidates: Iterable[CheckPrompt], holds: Holds) -> tuple[CheckPromp
     """Up to `MAX_NEIGHBOURS` prompts: those the base answers right, then others."""
     right: dict[str, CheckPrompt] = {}
     wrong: dict[str, CheckPrompt] = {}
-    for asked, candidate in enumerate(candidates):
-        if len(right) == MAX_NEIGHBOURS or asked == MAX_CANDIDATES:
-            break
-        chosen = right if holds(candidate) else wrong
-        chosen.setdefault(candidate.prompt, candidate)
+    left = islice(candidates, MAX_CANDIDATES)
+    while len(right) < MAX_NEIGHBOURS and (asked := list(islice(left, MAX_NEIGHBOURS))):
+        for candidate, held in zip(asked, holds(asked), strict=True):
+            (right if held else wrong).setdefault(candidate.prompt, candidate)
     return tuple((right | {p: c for p, c in wrong.items() if p not in right}).values())[
         :MAX_NEIGHBOURS
     ]

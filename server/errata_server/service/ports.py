@@ -9,12 +9,16 @@ long work so that generation goes on.
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
-from errata_server.domain.facts import EditRequest
+from errata_server.domain.batches import NearSubjects
+from errata_server.domain.errors import ErrataError
+from errata_server.domain.facts import CheckPrompt, EditRequest
 from errata_server.domain.generation import GeneratedChunk, GenerationOptions, PromptScore
+from errata_server.domain.health import LayerStrain
 from errata_server.domain.ids import Digest, EditId
 from errata_server.domain.known_facts import KnownFacts
 from errata_server.domain.locators import LocateRequest, Location, Locator
 from errata_server.domain.measurements import (
+    Answer,
     Measurements,
     PatchInspection,
     VerificationPlan,
@@ -60,17 +64,48 @@ class Engine(Protocol):
             SubjectNotFoundError: the tokens of the subject cannot be told apart.
             InvalidFactError: a target has no tokens, or holds a special or an untrained one.
             PromptTooLongError: a prompt with its prefixes does not fit the context.
-            AlreadyTrueError: the base model gives every target already.
         """
         ...
 
-    def compute_patch(self, request: EditRequest, *, progress: ReportProgress) -> Patch:
-        """Compute keys and value of an edit against the base model.
+    def require_change(self, request: EditRequest, *, progress: ReportProgress) -> None:
+        """Do nothing if ``request`` asks for anything the base model does not say.
 
         Raises:
-            NoEffectError: the edit would change nothing.
+            AlreadyTrueError: it gives every target already.
             CancelledError: ``progress`` asked for it.
-            (and everything `validate` raises)
+        """
+        ...
+
+    def compute_patches(
+        self,
+        requests: Sequence[EditRequest],
+        *,
+        held: Sequence[Sequence[str]],
+        progress: ReportProgress,
+    ) -> Iterator[tuple[int, Patch | ErrataError]]:
+        """Compute keys and values of edits against the base model, in shared passes.
+
+        Gives each edit's place in ``requests`` with its patch, as they are found, or with why
+        there is none: AlreadyTrueError, NoEffectError, and all that `validate` raises.
+
+        Args:
+            requests: The edits, each of a subject of its own.
+            held: For each of them, prompts about its subject whose answers are to stay.
+            progress: Told of every step.
+
+        Raises:
+            NotCalibratedError: there is no profile.
+            CancelledError: ``progress`` asked for it.
+        """
+        ...
+
+    def near_subjects(
+        self, requests: Sequence[EditRequest], *, conflict: float, progress: ReportProgress
+    ) -> tuple[NearSubjects, ...]:
+        """Pairs of ``requests`` whose keys conflict more than that, or fire on each other.
+
+        Raises:
+            CancelledError: ``progress`` asked for it.
         """
         ...
 
@@ -128,6 +163,63 @@ class Engine(Protocol):
 
         Raises:
             PromptTooLongError: prompt and continuation do not fit the context.
+        """
+        ...
+
+    def require_room(self, prompts: Sequence[CheckPrompt]) -> None:
+        """Do nothing if each of ``prompts`` can be asked beside the others.
+
+        Raises:
+            PromptTooLongError: one does not fit the context with room for the longest answer.
+        """
+        ...
+
+    def ask(
+        self,
+        prompts: Sequence[CheckPrompt],
+        *,
+        before: ServedWeights,
+        after: ServedWeights,
+        progress: ReportProgress,
+    ) -> tuple[Answer, ...]:
+        """The answers to ``prompts`` at two weights, by greedy free generation.
+
+        Raises:
+            PromptTooLongError: a prompt does not fit the context.
+            CancelledError: ``progress`` asked for it.
+        """
+        ...
+
+    def continue_prompts(
+        self,
+        prompts: Sequence[str],
+        options: GenerationOptions,
+        weights: ServedWeights,
+        *,
+        progress: ReportProgress,
+    ) -> tuple[str, ...]:
+        """What the model says after each of ``prompts``, asked together.
+
+        Raises:
+            PromptTooLongError: prompt and continuation do not fit the context.
+            CancelledError: ``progress`` asked for it.
+        """
+        ...
+
+    def perplexity(self, texts: Sequence[str], weights: ServedWeights) -> float:
+        """exp of the mean negative log-likelihood a token; 1 where there is no text."""
+        ...
+
+    def strains(self, patches: Sequence[Digest], load: LoadArtifact) -> tuple[LayerStrain, ...]:
+        """What ``patches`` together do to ordinary keys, by layer."""
+        ...
+
+    def nearest_patches(
+        self, patches: Sequence[Digest], load: LoadArtifact
+    ) -> Sequence[tuple[int, float]]:
+        """For each patch the place of the other it conflicts with most, and that conflict.
+
+        -1 and 0 where there is no other.
         """
         ...
 

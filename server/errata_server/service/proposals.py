@@ -5,29 +5,26 @@ is stored before the edit that names it; an edit is stored together with its fir
 a failed report is stored like any other, as evidence.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from errata_server import telemetry
 from errata_server.domain.answers import begins_with
 from errata_server.domain.checks import Report
 from errata_server.domain.edits import AppliedEdit, AppliedSet, Approval, Edit, EditState
-from errata_server.domain.errors import NotCalibratedError
+from errata_server.domain.errors import ErrataError, NotCalibratedError
 from errata_server.domain.evaluation import evaluate
 from errata_server.domain.facts import CheckPrompt, EditRequest
 from errata_server.domain.generation import GenerationOptions
-from errata_server.domain.ids import EditId, ModelId, OperationId, ReportId, new_edit_id
+from errata_server.domain.held import held_prompts
+from errata_server.domain.ids import EditId, ModelId, ReportId, new_edit_id
 from errata_server.domain.measurements import PatchInspection, VerificationPlan
-from errata_server.domain.operations import (
-    Operation,
-    OperationKind,
-    OperationState,
-    Progress,
-    ReportProgress,
-)
-from errata_server.domain.patches import ServedWeights
+from errata_server.domain.operations import Operation, OperationKind, ReportProgress
+from errata_server.domain.patches import Patch, ServedWeights
+from errata_server.domain.suites import require_suite_size
 from errata_server.ledger.ledger import Ledger
 from errata_server.service.calls import Call
 from errata_server.service.edits import EditReader
@@ -35,6 +32,7 @@ from errata_server.service.operations import Operations
 from errata_server.service.plans import Planner
 from errata_server.service.ports import Engine
 from errata_server.service.serving import Serving
+from errata_server.service.suites import Suites
 from errata_server.service.views import EditView, Page, Pinned
 
 ANSWER_TOKENS = 12
@@ -52,6 +50,7 @@ class Proposals:
     operations: Operations
     edits: EditReader
     planner: Planner
+    suites: Suites
     now: Callable[[], datetime]
 
     def propose(
@@ -62,38 +61,59 @@ class Proposals:
         Args:
             request: What the model is to believe.
             call: Who asks; a repeated request id gives the earlier operation.
-            validate_only: Do nothing but validate; the operation returned is done and is
-                stored nowhere.
+            validate_only: Compute and store no edit; the operation ends well if the base
+                model does not give every target already, and its result is empty.
 
         Raises:
             RequestIdReusedError: the request id was used for something else.
-            (and everything `Engine.validate` raises)
+            (and everything `require_form` raises)
         """
-        self.engine.validate(request)
-        if validate_only:
-            return self._validated(call, request)
+        self.require_form(request)
+        work = self._validate if validate_only else self._propose
+        method = "validate" if validate_only else "propose"
         return self.operations.submit(
             OperationKind.PROPOSE,
             actor=call.actor,
             request_id=call.request_id,
-            request_digest=call.digest("propose", request=request.to_json()),
-            work=lambda progress: self._propose(request, call, progress),
+            request_digest=call.digest(method, request=request.to_json()),
+            work=lambda progress: work(request, call, progress),
         )
 
-    def verify(self, edit_id: EditId, call: Call) -> Operation:
+    def require_form(self, request: EditRequest) -> None:
+        """Do nothing if ``request`` is one this model can take, as far as its words tell.
+
+        Raises:
+            InvalidInputError: its suite has too many prompts, or one twice.
+            (and everything `Engine.validate` raises)
+        """
+        self._require_suite(request.suite)
+        self.engine.validate(request)
+
+    def verify(
+        self, edit_id: EditId, call: Call, *, suite: tuple[CheckPrompt, ...] = ()
+    ) -> Operation:
         """Check an edit again on top of main's head; the report becomes its latest.
+
+        Args:
+            edit_id: The edit.
+            call: Who asks; a repeated request id gives the earlier operation.
+            suite: Regression prompts beside the edit's own and the stored suites.
 
         Raises:
             EditNotFoundError: there is no such edit.
+            InvalidInputError: the suite has too many prompts, or one twice.
+            PromptTooLongError: a prompt of it does not fit the context.
             RequestIdReusedError: the request id was used for something else.
         """
         edit = self.edits.stored(edit_id)
+        self._require_suite(suite)
+        content = {"suite": [asdict(prompt) for prompt in suite]} if suite else {}
         return self.operations.submit(
             OperationKind.VERIFY,
             actor=call.actor,
             request_id=call.request_id,
-            request_digest=call.digest("verify", edit=edit_id),
-            work=lambda progress: self._verify(edit, progress),
+            request_digest=call.digest("verify", edit=edit_id, **content),
+            work=lambda progress: self._verify(edit, suite, progress),
         )
 
     def approve(self, edit_id: EditId, comment: str, call: Call) -> EditView:
@@ -143,53 +163,79 @@ class Proposals:
         """
         return self.ledger.report(report_id)
 
-    def _validated(self, call: Call, request: EditRequest) -> Operation:
-        moment = self.now()
-        return Operation(
-            id=OperationId("validated"),
-            model=self.model,
-            kind=OperationKind.PROPOSE,
-            state=OperationState.SUCCEEDED,
-            progress=Progress(stage="validated", done=1, total=1),
-            request_id=call.request_id,
-            request_digest=call.digest("propose", request=request.to_json()),
-            actor=call.actor,
-            created_at=moment,
-            finished_at=moment,
-        )
+    def _require_suite(self, suite: tuple[CheckPrompt, ...]) -> None:
+        require_suite_size(suite)
+        self.engine.require_room(suite)
+
+    def _validate(
+        self, request: EditRequest, _call: Call, progress: ReportProgress
+    ) -> dict[str, Any]:
+        self.engine.require_change(request, progress=progress)
+        return {}
 
     def _propose(
         self, request: EditRequest, call: Call, progress: ReportProgress
     ) -> dict[str, Any]:
-        patch = self.engine.compute_patch(request, progress=progress)
-        digest = self.ledger.put_artifact(patch.payload)
-        edit = Edit(
-            id=new_edit_id(),
+        held = held_prompts(self.planner.known_facts, request)
+        ((_, found),) = self.engine.compute_patches([request], held=[held], progress=progress)
+        if isinstance(found, ErrataError):
+            raise found
+        edit = self.edit_of(request, found, call, new_edit_id())
+        return {"edit": edit.id, "report": self.store(edit, progress=progress).id}
+
+    def edit_of(self, request: EditRequest, patch: Patch, call: Call, edit_id: EditId) -> Edit:
+        """The edit that ``patch`` carries out; the patch is stored, the edit not yet."""
+        return Edit(
+            id=edit_id,
             model=self.model,
             request=request,
-            patch=digest,
+            patch=self.ledger.put_artifact(patch.payload),
             profile=patch.manifest.profile,
             proposer=call.actor,
             created_at=self.now(),
         )
-        report = self._check(edit, progress)
+
+    def store(
+        self, edit: Edit, *, batch: "Company | None" = None, progress: ReportProgress
+    ) -> Report:
+        """Check a new edit and store it with the report.
+
+        Args:
+            edit: The edit; its patch is stored.
+            batch: What it is proposed with.
+            progress: Told of every step.
+        """
+        report = self._check(edit, progress, batch=batch)
         self.ledger.record_edit(edit, report)
         telemetry.observe_report(report)
-        return {"edit": edit.id, "report": report.id}
+        return report
 
-    def _verify(self, edit: Edit, progress: ReportProgress) -> dict[str, Any]:
-        report = self._check(edit, progress)
+    def _verify(
+        self, edit: Edit, suite: tuple[CheckPrompt, ...], progress: ReportProgress
+    ) -> dict[str, Any]:
+        report = self._check(edit, progress, suite)
         self.ledger.record_report(report)
         telemetry.observe_report(report)
         return {"edit": edit.id, "report": report.id}
 
-    def _check(self, edit: Edit, progress: ReportProgress) -> Report:
+    def _check(
+        self,
+        edit: Edit,
+        progress: ReportProgress,
+        suite: tuple[CheckPrompt, ...] = (),
+        *,
+        batch: "Company | None" = None,
+    ) -> Report:
         """Measure ``edit`` on top of main's head and hold it against the policy."""
         with telemetry.stage("checks"):
-            trial = self._trial(edit)
-            plan = self._plan(edit, trial)
+            batch = batch or Company()
+            trial = self._trial(edit, batch.live)
+            plan = self._plan(edit, trial, progress)
+            plan = replace(plan, sources={**plan.sources, "batch": batch.near})
             inspection = self._inspect(edit, trial, plan)
-            plan = self._with_live_facts(edit, trial, plan, inspection)
+            plan = self._with_live_facts(edit, trial, plan, inspection, batch.live)
+            given = [("given with the edit", edit.request.suite), ("given for this check", suite)]
+            plan = self.planner.with_suites(plan, given, self.suites.current())
             measurements = None
             if inspection.finite:
                 after = self.serving.prepare(trial.after, trial.head.revision.composition)
@@ -209,27 +255,31 @@ class Proposals:
             policy=policy.digest,
             checks=checks,
             created_at=self.now(),
+            suites=plan.suites,
         )
 
-    def _trial(self, edit: Edit) -> "_Trial":
+    def _trial(self, edit: Edit, beside: Sequence[Edit]) -> "_Trial":
         """What main serves, without and with ``edit`` as its newest."""
         head = self.serving.refresh()
         before = head.applied
         weights = head.weights
-        if edit.id in {applied.edit for applied in before.applied}:
-            before = before.revert([edit.id])
+        live = {applied.edit for applied in before.applied}
+        others = [_applied(other) for other in beside if other.id not in {*live, edit.id}]
+        if others or edit.id in live:
+            before = before.apply(others)
+            before = before.revert([edit.id]) if edit.id in live else before
             weights = self.serving.prepare(before, head.revision.composition)
-        mine = AppliedEdit(edit=edit.id, subject=edit.request.subject, patch=edit.patch)
-        return _Trial(head=head, before=before, before_weights=weights, after=before.apply([mine]))
+        after = before.apply([_applied(edit)])
+        return _Trial(head=head, before=before, before_weights=weights, after=after)
 
-    def _plan(self, edit: Edit, trial: "_Trial") -> VerificationPlan:
+    def _plan(self, edit: Edit, trial: "_Trial", progress: ReportProgress) -> VerificationPlan:
         profile = self.engine.profile
         if profile is None:
             raise NotCalibratedError("the model has no profile; run `errata-server calibrate`")
         plan = self.planner.plan(
             edit.request,
             prefixes=profile.prefixes,
-            holds=self._holds_on_base,
+            holds=partial(self._hold_on_base, progress),
             live_subjects=frozenset(live.subject for live in trial.before.active()),
         )
         hidden = [live.edit for live in trial.before.active() if live not in trial.after.active()]
@@ -249,21 +299,42 @@ class Proposals:
         trial: "_Trial",
         plan: VerificationPlan,
         inspection: PatchInspection,
+        beside: Sequence[Edit],
     ) -> VerificationPlan:
+        mates = {mate.id: mate for mate in beside}
         live = [other for other, _ in trial.others(edit.id)]
         chosen = self.planner.choose_live(edit.request, live, inspection.conflicts)
-        rows = [self.ledger.edit(chosen_id) for chosen_id in chosen]
+        rows = [mates.get(one) or self.ledger.edit(one) for one in chosen]
         return self.planner.with_live_facts(plan, rows, inspection.conflicts)
 
-    def _holds_on_base(self, prompt: CheckPrompt) -> bool:
-        """Whether the untouched model answers ``prompt`` as expected."""
+    def _hold_on_base(
+        self, progress: ReportProgress, prompts: Sequence[CheckPrompt]
+    ) -> tuple[bool, ...]:
+        """Which of ``prompts`` the untouched model answers as expected."""
         options = GenerationOptions(max_new_tokens=ANSWER_TOKENS)
-        answer = ""
-        for chunk in self.engine.generate(prompt.prompt, options, self.serving.base().weights):
-            answer += chunk.text
-            if len(answer.lstrip()) > len(prompt.expected):
-                break  # enough to tell; leaving drops the iterator, which stops the model
-        return begins_with(answer, prompt.expected)
+        said = self.engine.continue_prompts(
+            [prompt.prompt for prompt in prompts],
+            options,
+            self.serving.base().weights,
+            progress=progress,
+        )
+        pairs = zip(said, prompts, strict=True)
+        return tuple(begins_with(answer, prompt.expected) for answer, prompt in pairs)
+
+
+def _applied(edit: Edit) -> AppliedEdit:
+    return AppliedEdit(edit=edit.id, subject=edit.request.subject, patch=edit.patch)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Company:
+    """What an edit is proposed with."""
+
+    live: tuple[Edit, ...] = ()
+    """Edits that count as live too, on top of main's; they need not be stored yet."""
+
+    near: str = ""
+    """Subjects whose keys lie close, in words for the report."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -1,4 +1,4 @@
-"""Results of tracing and locating as the ledger keeps them: canonical JSON that names its schema.
+"""Results of operations as the ledger keeps them: canonical JSON that names its schema.
 
 Invariants: decoding what was encoded gives an equal value; a payload of another schema is
 never taken for one of this; no NaN is stored.
@@ -9,18 +9,22 @@ from typing import Any, Final, TypeAlias, TypeVar
 from pydantic import TypeAdapter
 
 from errata_server.domain import canonical
+from errata_server.domain.crawls import Crawl
 from errata_server.domain.errors import InvalidInputError, PreconditionError
+from errata_server.domain.health import LiveVerification
 from errata_server.domain.locators import Location
 from errata_server.domain.traces import AverageTrace, CausalTrace, Proxy
 
-AnyResult: TypeAlias = CausalTrace | AverageTrace | Proxy | Location
-Result = TypeVar("Result", CausalTrace, AverageTrace, Proxy, Location)
+AnyResult: TypeAlias = CausalTrace | AverageTrace | Proxy | Location | LiveVerification | Crawl
+Result = TypeVar("Result", CausalTrace, AverageTrace, Proxy, Location, LiveVerification, Crawl)
 
 SCHEMAS: Final[dict[type[AnyResult], str]] = {
     CausalTrace: "errata.causal_trace/1",
     AverageTrace: "errata.average_trace/1",
     Proxy: "errata.proxy/1",
     Location: "errata.location/1",
+    LiveVerification: "errata.live_verification/1",
+    Crawl: "errata.crawl/1",
 }
 _ADAPTERS: Final[dict[type[AnyResult], TypeAdapter[Any]]] = {
     kind: TypeAdapter(kind) for kind in SCHEMAS

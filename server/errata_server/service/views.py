@@ -10,10 +10,12 @@ from typing import Generic, TypeVar
 
 from errata_server.domain.checks import Report
 from errata_server.domain.edits import AppliedSet, Approval, Edit, EditState
+from errata_server.domain.facts import CheckPrompt
 from errata_server.domain.ids import EditId
 from errata_server.domain.patches import PatchManifest, ServedWeights
 from errata_server.domain.profiles import ModelDescription, Profile
 from errata_server.domain.revisions import Revision
+from errata_server.domain.suites import SuiteVersion
 
 Item = TypeVar("Item")
 
@@ -41,6 +43,14 @@ class EditView:
     approvals: tuple[Approval, ...]
     superseded_by: EditId | None
     """The active edit of the same subject that hides this one, where one does."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SuiteView:
+    """A version of a suite with its prompts."""
+
+    version: SuiteVersion
+    prompts: tuple[CheckPrompt, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

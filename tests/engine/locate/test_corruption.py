@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from errata_server.domain.traces import Corruption
-from errata_server.engine.locate.blocks import blocks_of
+from errata_server.engine.blocks import blocks_of
 from errata_server.engine.locate.corruption import Sigma, corrupt, subject_sigma
 
 SIGMA = Sigma(value=0.5, source="a test")

@@ -19,13 +19,13 @@ from errata_server.domain.traces import TokenRole
 from errata_server.engine import moments, values
 from errata_server.engine.bank import compose
 from errata_server.engine.calibrate import CLAMPS
+from errata_server.engine.contexts import ESSENCE, contexts_of
 from errata_server.engine.editor import compute_patch, subject_keys
 from errata_server.engine.keys import keys_at_subject
 from errata_server.engine.locate import editing_sweep
 from errata_server.engine.locate.editing_sweep import ROW, SWEPT, profile_at
 from errata_server.engine.solve import factor_second_moment
 from errata_server.engine.trials import ask_trial, shares
-from errata_server.engine.values import ESSENCE, state_problem
 from tests.support import tiny_models
 from tests.support.locating import KNOWN_CITIES, case, silent
 
@@ -204,15 +204,13 @@ def test_keys_and_residuals_are_at_the_token_of_the_role(trained, profile, cache
         expected.append(inputs[0, positions(trained, text)[role]])
 
     keys = keys_at_subject(trained, profile.module, texts, SUBJECT, role=role)
-    problem = state_problem(trained, request, replace(profile, prefixes=("", lead)), role=role)
+    contexts = contexts_of(
+        trained.tokens, request, replace(profile, prefixes=("", lead)), role=role
+    )
 
     assert torch.allclose(keys, torch.stack(expected), atol=1e-4)
-    rows = [*texts, ESSENCE.format(SUBJECT)]
-    target = len(trained.tokens.target("Rome"))
-    for row, (text, column) in enumerate(zip(rows, problem.edited_columns.tolist(), strict=True)):
-        given = target - 1 if row < 2 else 0
-        own = len(trained.tokens.encode(text)) + given
-        assert own + column == positions(trained, text)[role]
+    for row, text in zip(contexts.rows, [*texts, ESSENCE.format(SUBJECT)], strict=True):
+        assert row.place == positions(trained, text)[role]
 
 
 def test_a_token_behind_the_subject_has_its_keys_in_the_prompt(trained, profile, cache):

@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from scipy import stats  # type: ignore[import-untyped]
+from scipy import stats
 
 from errata_server.domain.errors import CancelledError, InvalidInputError
 from errata_server.engine.locate.case import Steps

@@ -7,17 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped]
-from sklearn.model_selection import train_test_split  # type: ignore[import-untyped]
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import train_test_split
 
 import errata_server
 from errata_server.domain.errors import CancelledError, InvalidInputError, PromptTooLongError
 from errata_server.domain.patches import Composition
 from errata_server.domain.traces import LabelledText, ProxyQuestion
 from errata_server.engine.bank import compose
+from errata_server.engine.blocks import blocks_of
 from errata_server.engine.checkpoint import load_checkpoint
 from errata_server.engine.locate import proxy as proxies
-from errata_server.engine.locate.blocks import blocks_of
 from errata_server.engine.locate.proxy import (
     HELD_OUT,
     MINIMUM_TEXTS,

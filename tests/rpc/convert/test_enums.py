@@ -2,14 +2,15 @@
 
 import pytest
 
-from errata.v1 import traces_pb2, types_pb2
+from errata.v1 import crawls_pb2, traces_pb2, types_pb2
 from errata_server.domain.checks import Verdict
+from errata_server.domain.crawls import CrawlChange
 from errata_server.domain.edits import EditState
 from errata_server.domain.locators import ChartForm
 from errata_server.domain.patches import Composition
 from errata_server.domain.revisions import RevisionKind
 from errata_server.domain.traces import Metric, TokenRole, TraceKind
-from errata_server.rpc.convert import edits, locators, reports, revisions, traces
+from errata_server.rpc.convert import crawls, edits, locators, reports, revisions, traces
 
 
 @pytest.mark.parametrize(
@@ -22,6 +23,7 @@ from errata_server.rpc.convert import edits, locators, reports, revisions, trace
         (traces.KINDS, TraceKind, traces_pb2.TraceKind, "TRACE_KIND_"),
         (traces.METRICS, Metric, traces_pb2.TraceMetric, "TRACE_METRIC_"),
         (traces.ROLES, TokenRole, traces_pb2.TokenRole, "TOKEN_ROLE_"),
+        (crawls.CHANGES, CrawlChange, crawls_pb2.CrawlChange, "CRAWL_CHANGE_"),
         (locators.FORMS, ChartForm, traces_pb2.ChartForm, "CHART_FORM_"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),

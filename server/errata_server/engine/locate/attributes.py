@@ -19,7 +19,7 @@ from torch import Tensor
 
 from errata_server.domain.locators import Chart, ChartForm, Locator, LocatorOption
 from errata_server.domain.operations import ReportProgress
-from errata_server.engine.locate.blocks import attend
+from errata_server.engine.blocks import attend
 from errata_server.engine.locate.case import Case, Findings, Row, Steps
 from errata_server.engine.locate.cells import window_of
 from errata_server.engine.locate.charts import chart

@@ -18,7 +18,7 @@ from errata_server.domain.locators import Chart, Locator
 from errata_server.domain.operations import Progress, ReportProgress
 from errata_server.domain.profiles import Profile
 from errata_server.engine.bank import Bank
-from errata_server.engine.locate.blocks import Blocks
+from errata_server.engine.blocks import Blocks
 from errata_server.engine.runner import Runner
 
 T = TypeVar("T")

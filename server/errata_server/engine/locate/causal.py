@@ -29,7 +29,7 @@ from errata_server.domain.traces import (
     TraceRequest,
 )
 from errata_server.engine.bank import Bank
-from errata_server.engine.locate.blocks import Blocks, blocks_of, run_layer
+from errata_server.engine.blocks import Blocks, blocks_of, run_layer
 from errata_server.engine.locate.cells import Limits, Part, trajectories, waves
 from errata_server.engine.locate.corruption import Corrupted, Sigma, corrupt, replace_subject
 from errata_server.engine.locate.provenance import provenance

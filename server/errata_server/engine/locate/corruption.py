@@ -14,7 +14,7 @@ from torch import Tensor
 
 from errata_server.domain.errors import InvalidInputError
 from errata_server.domain.traces import Corruption
-from errata_server.engine.locate.blocks import Blocks
+from errata_server.engine.blocks import Blocks
 from errata_server.engine.tokens import Tokens
 
 

@@ -135,7 +135,7 @@ def leading_components(states: Float[Tensor, "seq d_model"], components: int) ->
 
 def bivariate(effect: Series, cause: Series, lags: int) -> Verdict:
     """Whether the cause's first component helps to predict the effect's."""
-    from statsmodels.tsa.stattools import grangercausalitytests  # type: ignore[import-untyped] # noqa: PLC0415 - slow to import
+    from statsmodels.tsa.stattools import grangercausalitytests  # noqa: PLC0415 - slow to import
 
     pair = np.column_stack([effect[:, 0], cause[:, 0]])
     tests, _ = grangercausalitytests(pair, maxlag=[lags])[lags]
@@ -145,7 +145,7 @@ def bivariate(effect: Series, cause: Series, lags: int) -> Verdict:
 
 def vector(effect: Series, cause: Series, lags: int) -> Verdict:
     """Whether any of the cause's components helps to predict any of the effect's."""
-    from statsmodels.tsa.api import VAR  # type: ignore[import-untyped] # noqa: PLC0415 - slow to import
+    from statsmodels.tsa.api import VAR  # noqa: PLC0415 - slow to import
 
     width = effect.shape[1]
     fitted = VAR(np.column_stack([effect, cause])).fit(lags, trend="c")
@@ -169,7 +169,7 @@ def every_pair(series: Sequence[Series], test: Test, lags: int, steps: Steps) ->
 
 def _tried(test: Test, effect: Series, cause: Series, lags: int) -> Verdict | None:
     """The verdict, or None where statsmodels refuses the series or warns of them."""
-    from statsmodels.tools.sm_exceptions import (  # type: ignore[import-untyped] # noqa: PLC0415 - slow to import
+    from statsmodels.tools.sm_exceptions import (  # noqa: PLC0415 - slow to import
         InfeasibleTestError,
     )
 
@@ -185,7 +185,7 @@ def _tried(test: Test, effect: Series, cause: Series, lags: int) -> Verdict | No
 
 def _corrected(verdicts: Verdicts) -> dict[tuple[int, int], float]:
     """p-values after Benjamini and Hochberg's correction over all pairs tested."""
-    from statsmodels.stats.multitest import multipletests  # type: ignore[import-untyped] # noqa: PLC0415 - slow to import
+    from statsmodels.stats.multitest import multipletests  # noqa: PLC0415 - slow to import
 
     if not verdicts:
         return {}

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped]
-from sklearn.model_selection import train_test_split  # type: ignore[import-untyped]
-from sklearn.preprocessing import StandardScaler  # type: ignore[import-untyped]
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import train_test_split
+from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 from torch.nn import functional
 
@@ -26,8 +26,8 @@ from errata_server.domain.errors import InvalidInputError, PromptTooLongError
 from errata_server.domain.operations import Progress, ReportProgress
 from errata_server.domain.traces import LabelledText, Proxy, ProxyQuestion
 from errata_server.engine.bank import Bank
+from errata_server.engine.blocks import Blocks, blocks_of
 from errata_server.engine.hooks import capture
-from errata_server.engine.locate.blocks import Blocks, blocks_of
 from errata_server.engine.runner import BASE, Runner
 from errata_server.engine.tokens import Tokens, join
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from errata_server.domain.traces import Metric, Proxy
-from errata_server.engine.locate.blocks import Blocks
+from errata_server.engine.blocks import Blocks
 from errata_server.engine.locate.proxy import proxy_scores
 
 LOGITS: Final = 1 << 24

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
-from errata_server.engine.locate.blocks import Blocks, LayerRun, run_layer
+from errata_server.engine.blocks import Blocks, LayerRun, run_layer
 from errata_server.engine.locate.case import Case, Steps
 
 POSITIONS: Final = 8_192

@@ -16,6 +16,7 @@ from errata_server.domain.locators import LocateRequest, Location, Locator
 from errata_server.domain.operations import ReportProgress
 from errata_server.domain.profiles import Profile
 from errata_server.engine.bank import Bank
+from errata_server.engine.blocks import blocks_of
 from errata_server.engine.locate import (
     attributes,
     attribution,
@@ -25,7 +26,6 @@ from errata_server.engine.locate import (
     knowledge_neurons,
     lens,
 )
-from errata_server.engine.locate.blocks import blocks_of
 from errata_server.engine.locate.case import Case, Row
 from errata_server.engine.locate.provenance import provenance
 from errata_server.engine.runner import Runner

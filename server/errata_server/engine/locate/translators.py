@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from errata_server.domain.errors import InvalidInputError
 from errata_server.domain.operations import ReportProgress
-from errata_server.engine.locate.blocks import Blocks
+from errata_server.engine.blocks import Blocks
 from errata_server.engine.locate.case import Case, Steps
 from errata_server.engine.locate.suffix import clean_run
 from errata_server.engine.moments import corpus_digest

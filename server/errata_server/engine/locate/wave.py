@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from errata_server.domain.traces import TraceKind
-from errata_server.engine.locate.blocks import Blocks, LayerRun, Projected, run_layer
+from errata_server.engine.blocks import Blocks, LayerRun, Projected, run_layer
 from errata_server.engine.locate.cells import Part, Trajectory
 from errata_server.engine.locate.readouts import Readout
 

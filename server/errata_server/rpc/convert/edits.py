@@ -6,10 +6,10 @@ from typing import Final
 from errata.v1 import edits_pb2, types_pb2
 from errata_server.domain.edits import Approval, EditState
 from errata_server.domain.errors import InvalidInputError
-from errata_server.domain.facts import CheckPrompt, EditRequest, Fact, clean_text
+from errata_server.domain.facts import EditRequest, Fact, clean_text
 from errata_server.domain.ids import EditId, ModelId
 from errata_server.domain.patches import PatchManifest
-from errata_server.rpc.convert import names, values
+from errata_server.rpc.convert import names, suites, values
 from errata_server.service.views import EditView
 
 MOST_EDITS: Final = 10_000
@@ -29,8 +29,18 @@ STATES: Final = {
 _STATE_OF: Final = {number: state for state, number in STATES.items()}
 
 
-def edit_request(message: edits_pb2.ProposeEditRequest) -> EditRequest:
+def edit_request(
+    message: edits_pb2.ProposeEditRequest | edits_pb2.EditProposal,
+    *,
+    reason: str = "",
+    ticket: str = "",
+) -> EditRequest:
     """What a caller wants the model to believe.
+
+    Args:
+        message: The request, or one of a batch.
+        reason: Why, where the message is one of a batch.
+        ticket: Likewise.
 
     Raises:
         InvalidInputError: a text, a template or a count is malformed.
@@ -41,10 +51,11 @@ def edit_request(message: edits_pb2.ProposeEditRequest) -> EditRequest:
         facts=tuple(
             _fact(fact, subject, f"facts[{place}]") for place, fact in enumerate(message.facts)
         ),
-        paraphrases=_prompts(message.paraphrases, "paraphrases"),
-        neighbours=_prompts(message.neighbours, "neighbours"),
-        reason=values.short_text(message.reason, "reason"),
-        ticket=values.short_text(message.ticket, "ticket"),
+        paraphrases=suites.prompts(message.paraphrases, "paraphrases", at_most=MOST_PROMPTS),
+        neighbours=suites.prompts(message.neighbours, "neighbours", at_most=MOST_PROMPTS),
+        suite=suites.prompts(message.suite, "suite"),
+        reason=reason,
+        ticket=ticket,
     )
 
 
@@ -103,8 +114,9 @@ def edit_message(view: EditView) -> types_pb2.Edit:
             types_pb2.Fact(template=fact.template, target=fact.target)
             for fact in edit.request.facts
         ],
-        paraphrases=[_prompt_message(prompt) for prompt in edit.request.paraphrases],
-        neighbours=[_prompt_message(prompt) for prompt in edit.request.neighbours],
+        paraphrases=[suites.prompt_message(prompt) for prompt in edit.request.paraphrases],
+        neighbours=[suites.prompt_message(prompt) for prompt in edit.request.neighbours],
+        suite=[suites.prompt_message(prompt) for prompt in edit.request.suite],
         state=STATES[view.state],
         patch=_patch_message(view),
         report=names.report_name(edit.model, view.report.id),
@@ -121,25 +133,6 @@ def edit_message(view: EditView) -> types_pb2.Edit:
 def _fact(message: types_pb2.Fact, subject: str, path: str) -> Fact:
     with values.within(path, prompt="template"):
         return Fact.parse(subject=subject, prompt=message.template, target=message.target)
-
-
-def _prompts(messages: Sequence[types_pb2.CheckPrompt], field: str) -> tuple[CheckPrompt, ...]:
-    if len(messages) > MOST_PROMPTS:
-        raise InvalidInputError(
-            f"{field} has {len(messages)} prompts; at most {MOST_PROMPTS} are allowed",
-            field=field,
-            limit=MOST_PROMPTS,
-        )
-    return tuple(_prompt(prompt, f"{field}[{place}]") for place, prompt in enumerate(messages))
-
-
-def _prompt(message: types_pb2.CheckPrompt, path: str) -> CheckPrompt:
-    with values.within(path):
-        return CheckPrompt(prompt=message.prompt, expected=message.expected)
-
-
-def _prompt_message(prompt: CheckPrompt) -> types_pb2.CheckPrompt:
-    return types_pb2.CheckPrompt(prompt=prompt.prompt, expected=prompt.expected)
 
 
 def _approval_message(model: ModelId, approval: Approval) -> types_pb2.Approval:

@@ -72,6 +72,16 @@ def proxy_digest(name: str, field: str) -> tuple[ModelId, Digest]:
     return child.model, Digest(child.id)
 
 
+def suite_reference(name: str, field: str) -> tuple[ModelId, str]:
+    """Model and ``NAME`` or ``NAME@VERSION`` of ``models/*/suites/*``.
+
+    Raises:
+        InvalidInputError: the name has another form.
+    """
+    child = _child(name, field, "suites")
+    return child.model, child.id
+
+
 def revision_reference(name: str, field: str) -> tuple[ModelId, str]:
     """Model and reference of ``models/*/revisions/*``.
 
@@ -138,6 +148,11 @@ def report_name(model: ModelId, report: ReportId) -> str:
 def proxy_name(model: ModelId, digest: Digest) -> str:
     """``models/*/proxies/*``."""
     return f"models/{model}/proxies/{digest}"
+
+
+def suite_name(model: ModelId, reference: str) -> str:
+    """``models/*/suites/*``."""
+    return f"models/{model}/suites/{reference}"
 
 
 def revision_name(model: ModelId, revision: RevisionId) -> str:

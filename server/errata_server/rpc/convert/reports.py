@@ -6,7 +6,7 @@ from errata.v1 import types_pb2
 from errata_server.domain.checks import Check, Report, Verdict
 from errata_server.domain.ids import EditId, ModelId
 from errata_server.domain.measurements import Answer
-from errata_server.rpc.convert import names, revisions, values
+from errata_server.rpc.convert import names, revisions, suites, values
 
 VERDICTS: Final = {
     Verdict.PASSED: types_pb2.VERDICT_PASSED,
@@ -28,6 +28,7 @@ def report_message(report: Report) -> types_pb2.Report:
         composition=revisions.COMPOSITIONS[report.composition],
         policy=report.policy,
         create_time=values.timestamp(report.created_at),
+        suites=[suites.reference_message(model, suite) for suite in report.suites],
     )
 
 
@@ -39,11 +40,12 @@ def _check_message(model: ModelId, check: Check) -> types_pb2.Check:
         threshold=check.threshold,
         comparison=check.comparison,
         explanation=check.explanation,
-        answers=[_answer_message(model, answer) for answer in check.answers],
+        answers=[answer_message(model, answer) for answer in check.answers],
     )
 
 
-def _answer_message(model: ModelId, answer: Answer) -> types_pb2.Answer:
+def answer_message(model: ModelId, answer: Answer) -> types_pb2.Answer:
+    """What the model said to one prompt before and after."""
     return types_pb2.Answer(
         prompt=answer.prompt,
         expected=answer.expected,

@@ -15,10 +15,10 @@ from transformers.activations import NewGELUActivation
 from transformers.pytorch_utils import Conv1D
 
 from errata_server.domain.errors import PromptTooLongError
+from errata_server.engine import kernels
+from errata_server.engine.blocks import blocks_of, run_layer
 from errata_server.engine.checkpoint import load_checkpoint
 from errata_server.engine.hooks import rewriting
-from errata_server.engine.locate import kernels
-from errata_server.engine.locate.blocks import blocks_of, run_layer
 from tests.support import tiny_models
 
 SMALL: Final[dict[str, Any]] = {

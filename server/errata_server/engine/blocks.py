@@ -2,7 +2,7 @@
 
 The steps are the checkpoint's own modules in its own order, so what they compute is what the
 whole model computes; a bank that is installed on the model acts in them too. Invariants: a
-step works token by token except `attend`; nothing here knows what is being located.
+step works token by token except `attend`; nothing here knows what it is taken apart for.
 """
 
 import abc
@@ -17,7 +17,7 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 from errata_server.domain.errors import PromptTooLongError
 from errata_server.engine.architecture import Layout
 from errata_server.engine.checkpoint import Checkpoint
-from errata_server.engine.locate.kernels import dense, dense_activated
+from errata_server.engine.kernels import dense, dense_activated
 
 
 class Projected(NamedTuple):
@@ -60,16 +60,16 @@ class Blocks(abc.ABC):
 
     @abc.abstractmethod
     def place(
-        self, embeddings: Float[Tensor, "batch seq d_model"], positions: Int[Tensor, " seq"]
+        self, embeddings: Float[Tensor, "batch seq d_model"], positions: Int[Tensor, "... seq"]
     ) -> Float[Tensor, "batch seq d_model"]:
-        """The residual stream before the first layer."""
+        """The residual stream before the first layer; ``positions`` of all rows or of each."""
 
     @abc.abstractmethod
     def project(
         self,
         layer: int,
         residual: Float[Tensor, "batch seq d_model"],
-        positions: Int[Tensor, " seq"],
+        positions: Int[Tensor, "... seq"],
     ) -> Projected:
         """Queries, keys and values, norm and positions included."""
 
@@ -112,7 +112,7 @@ class Blocks(abc.ABC):
         if self.sight is not None and tokens > self.sight:
             raise PromptTooLongError(
                 f"the prompt has {tokens} tokens, but this model's attention sees {self.sight}; "
-                "locators work within that; shorten it",
+                "errata works within that; shorten it",
                 field="prompt",
                 tokens=tokens,
                 context=self.sight,
@@ -189,7 +189,7 @@ class _LlamaBlocks(Blocks):
             _by_head(dense(projection, normed), self.head_width)
             for projection in (attention.q_proj, attention.k_proj, attention.v_proj)
         )
-        cos, sin = self._model.model.rotary_emb(residual, positions[None])
+        cos, sin = self._model.model.rotary_emb(residual, torch.atleast_2d(positions))
         rotated, turned = apply_rotary_pos_emb(queries, keys, cos, sin)
         return Projected(rotated, turned, values)
 
@@ -220,13 +220,13 @@ def blocks_of(checkpoint: Checkpoint) -> Blocks:
 
 
 def attend(
-    projected: Projected, scaling: float, *, allowed: Bool[Tensor, "seq seq"] | None = None
+    projected: Projected, scaling: float, *, allowed: Bool[Tensor, "... seq key"] | None = None
 ) -> Float[Tensor, "batch seq d_heads"]:
     """Causal attention over whole rows: what each head mixed, side by side.
 
     Args:
-        allowed: Which positions each position may look at, causality included; all before
-            it where None.
+        allowed: Which keys each position may look at, causality included; all before it
+            where None.
     """
     mixed = functional.scaled_dot_product_attention(
         *projected,
@@ -256,10 +256,12 @@ def run_layer(
     layer: int,
     residual: Float[Tensor, "batch seq d_model"],
     *,
-    allowed: Bool[Tensor, "seq seq"] | None = None,
+    allowed: Bool[Tensor, "... seq key"] | None = None,
+    positions: Int[Tensor, "... seq"] | None = None,
 ) -> LayerRun:
-    """One layer over whole rows; ``allowed`` as for `attend`."""
-    positions = torch.arange(residual.shape[1], device=residual.device)
+    """One layer over whole rows; ``allowed`` as for `attend`, positions from 0 where None."""
+    if positions is None:
+        positions = torch.arange(residual.shape[1], device=residual.device)
     projected = blocks.project(layer, residual, positions)
     mixed = attend(projected, blocks.scaling(layer), allowed=allowed)
     attention = blocks.attention_output(layer, mixed)

@@ -1,0 +1,36 @@
+"""The call that proposes many edits as data, as in `errata._calls`; pure."""
+
+from collections.abc import Iterable
+from typing import Unpack
+
+from google.longrunning import operations_pb2
+
+from errata import _batch_messages as batch_messages
+from errata import _operation_status as operation_status
+from errata._batches import EditProposal, ProposedBatch
+from errata._calls import Call
+from errata._operation_status import OperationStatus
+from errata._options import BatchOptions, named
+from errata.v1 import edits_pb2
+
+
+@named
+def propose_edits(
+    proposals: Iterable[EditProposal], **options: Unpack[BatchOptions]
+) -> Call[operations_pb2.Operation, OperationStatus[ProposedBatch]]:
+    """Start to compute many patches and to check them."""
+    listed = [batch_messages.proposal_message(proposal) for proposal in proposals]
+    return Call(
+        method="/errata.v1.EditService/ProposeEdits",
+        reply=operations_pb2.Operation,
+        build=lambda scope: edits_pb2.ProposeEditsRequest(
+            parent=scope.model,
+            proposals=listed,
+            reason=options.get("reason", ""),
+            ticket=options.get("ticket", ""),
+            batch=options.get("batch", ""),
+            together=options.get("together", False),
+            **scope.signature(options),
+        ),
+        parse=operation_status.parse,
+    )

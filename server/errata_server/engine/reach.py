@@ -1,0 +1,205 @@
+"""What a residual can reach: the layers above its own, the positions from its token on.
+
+All else is the base model's, whatever the residual: the states of its own layer, and above it
+the keys and values of the positions before its token. They are computed once; a pass with a
+residual starts from them. Invariants: what a pass computes is what the whole model would; only
+the positions asked for meet the vocabulary; the base weights take no gradient.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Final
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from errata_server.engine.blocks import Blocks, Projected, attend, run_layer
+
+Runs = Callable[[Callable[[], Any]], Any]
+"""Runs one step where steps may run, and gives what it returned."""
+
+SLICE: Final = 2_048
+"""Positions of the base that go through the layers in one step."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """A prompt, the token that gets a residual, and the positions that are read."""
+
+    ids: tuple[int, ...]
+    place: int
+    """Index of the token that gets the residual."""
+
+    reads: int
+    """Positions read, counted back from the last."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Reach:
+    """Rows of prompts as far as a residual reaches them, the residual's token first."""
+
+    blocks: Blocks
+    layer: int
+    states: Float[Tensor, "row tail d_model"]
+    """Behind the edited layer, without a residual."""
+
+    before: tuple[tuple[Tensor, Tensor], ...]
+    """Keys and values of the positions before, for every layer above the edited one."""
+
+    allowed: Bool[Tensor, "row 1 tail key"]
+    positions: Int[Tensor, "row tail"]
+    read_rows: Int[Tensor, " read"]
+    read_columns: Int[Tensor, " read"]
+    value_norms: Float[Tensor, " row"]
+    """|v0|: lengths of the base values at the residual's tokens."""
+
+    def logits(self, residuals: Float[Tensor, "row d_model"]) -> Float[Tensor, "read vocab"]:
+        """Logits at every read position, row by row, with each row's residual added."""
+        blocks = self.blocks
+        moved = self.states[:, :1] + residuals[:, None].to(self.states.dtype)
+        states = torch.cat([moved, self.states[:, 1:]], dim=1)
+        for layer, (keys, values) in enumerate(self.before, start=self.layer + 1):
+            projected = blocks.project(layer, states, self.positions)
+            beside = Projected(
+                projected.queries,
+                torch.cat([keys, projected.keys], dim=2),
+                torch.cat([values, projected.values], dim=2),
+            )
+            mixed = attend(beside, blocks.scaling(layer), allowed=self.allowed)
+            if layer == blocks.layers - 1:  # behind it only what is read matters
+                states, mixed = self._read(states)[None], self._read(mixed)[None]
+            middle = states + blocks.attention_output(layer, mixed)
+            states = middle + blocks.mlp_output(layer, middle)
+        last = states[0] if self.before else self._read(states)
+        return blocks.logits(last)
+
+    def keep(self, rows: Int[Tensor, " kept"]) -> "Reach":
+        """The same for some of the rows, in the order given (ascending)."""
+        places = torch.full((len(self.states),), -1, device=rows.device)
+        places[rows] = torch.arange(len(rows), device=rows.device)
+        renamed = places[self.read_rows]
+        return replace(
+            self,
+            states=self.states[rows],
+            before=tuple((keys[rows], values[rows]) for keys, values in self.before),
+            allowed=self.allowed[rows],
+            positions=self.positions[rows],
+            read_rows=renamed[renamed >= 0],
+            read_columns=self.read_columns[renamed >= 0],
+            value_norms=self.value_norms[rows],
+        )
+
+    def _read(self, states: Float[Tensor, "row tail d_model"]) -> Float[Tensor, "read d_model"]:
+        return states[self.read_rows, self.read_columns]
+
+
+def reach_of(blocks: Blocks, rows: Sequence[Row], layer: int, *, run: Runs) -> Reach:
+    """What residuals at ``layer`` reach in ``rows``: the base model, run once.
+
+    Args:
+        run: Runs one step on the model thread, where the base model answers.
+
+    Raises:
+        PromptTooLongError: a row is longer than the model's attention window.
+    """
+    for row in rows:
+        blocks.require_sight(len(row.ids))
+    widest = max(len(row.ids) for row in rows)
+    size = max(1, SLICE // widest)
+    before = max(1, *(row.place for row in rows))  # attention wants a key, be it masked
+    after = max(len(row.ids) - row.place for row in rows)
+    parts = []
+    for start in range(0, len(rows), size):
+        part = _align(rows[start : start + size], before, after, blocks)
+        parts.append(run(partial(_base, blocks, part, layer)))
+    aligned = _align(rows, before, after, blocks)
+    read = [
+        (index, len(row.ids) - row.place - row.reads + step)
+        for index, row in enumerate(rows)
+        for step in range(row.reads)
+    ]
+    place = torch.tensor(read, device=blocks.device)
+    layers = zip(*(part.before for part in parts), strict=True)
+    return Reach(
+        blocks=blocks,
+        layer=layer,
+        states=torch.cat([part.states for part in parts]),
+        before=tuple(
+            (torch.cat([keys for keys, _ in layer_]), torch.cat([values for _, values in layer_]))
+            for layer_ in layers
+        ),
+        allowed=aligned.allowed()[:, :, before:],
+        positions=aligned.positions[:, before:],
+        read_rows=place[:, 0],
+        read_columns=place[:, 1],
+        value_norms=torch.cat([part.value_norms for part in parts]),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Aligned:
+    """Rows padded on both sides, so that every residual's token is in one column."""
+
+    ids: Int[Tensor, "row seq"]
+    mask: Bool[Tensor, "row seq"]
+    positions: Int[Tensor, "row seq"]
+    column: int
+
+    def allowed(self) -> Bool[Tensor, "row 1 seq seq"]:
+        """Which positions may look at which: real ones before them, and always themselves."""
+        width = self.ids.shape[1]
+        earlier = torch.ones(width, width, dtype=torch.bool, device=self.ids.device).tril()
+        itself = torch.eye(width, dtype=torch.bool, device=self.ids.device)
+        seen: Tensor = (earlier & self.mask[:, None, None, :]) | itself
+        return seen
+
+
+def _align(rows: Sequence[Row], before: int, after: int, blocks: Blocks) -> _Aligned:
+    lefts = [torch.tensor(row.ids[: row.place][::-1], dtype=torch.long) for row in rows]
+    rights = [torch.tensor(row.ids[row.place :], dtype=torch.long) for row in rows]
+    blank = [torch.zeros(before, dtype=torch.long), torch.zeros(after, dtype=torch.long)]
+    left = pad_sequence([*lefts, blank[0]], batch_first=True, padding_value=-1)[:-1].flip(1)
+    right = pad_sequence([*rights, blank[1]], batch_first=True, padding_value=-1)[:-1]
+    ids = torch.cat([left, right], dim=1).to(blocks.device)
+    mask = ids >= 0
+    return _Aligned(
+        ids=ids.clamp(min=0),
+        mask=mask,
+        positions=(mask.cumsum(dim=1) - 1).clamp(min=0),
+        column=before,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Base:
+    """What the base model computes of some rows."""
+
+    states: Float[Tensor, "row tail d_model"]
+    before: list[tuple[Tensor, Tensor]]
+    value_norms: Float[Tensor, " row"]
+
+
+def _base(blocks: Blocks, rows: _Aligned, layer: int) -> _Base:
+    allowed, positions, column = rows.allowed(), rows.positions, rows.column
+    residual = blocks.place(blocks.embed(rows.ids), positions)
+    for below in range(layer):
+        residual = run_layer(blocks, below, residual, allowed=allowed, positions=positions).after
+    edited = run_layer(blocks, layer, residual, allowed=allowed, positions=positions)
+    early, earlier = positions[:, :column], allowed[:, :, :column, :column]
+    states = edited.after[:, :column]
+    before = []
+    for above in range(layer + 1, blocks.layers):
+        if above == blocks.layers - 1:  # its keys and values are all that is needed of it
+            projected = blocks.project(above, states, early)
+        else:
+            above_run = run_layer(blocks, above, states, allowed=earlier, positions=early)
+            projected, states = above_run.projected, above_run.after
+        before.append((projected.keys.contiguous(), projected.values.contiguous()))
+    return _Base(
+        states=edited.after[:, column:].contiguous(),
+        before=before,
+        value_norms=edited.mlp[:, column].float().norm(dim=1),
+    )

@@ -1,0 +1,243 @@
+"""Many facts proposed at once: one operation, an edit or a failure for every one of them.
+
+Invariants: an edit is stored as soon as it is checked, under an id that follows from the batch
+and its content, so that a batch that was cut off goes on where it stopped; an item that fails
+keeps none of the others. The operation's result is ``{"batch": name, "edits": [{"edit",
+"report", "places"}], "failures": [...], "near": [...]}``.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from errata_server.domain.batches import Asked, BatchItem, ItemFailure, NearSubjects, merge
+from errata_server.domain.edits import Edit
+from errata_server.domain.errors import (
+    EditNotFoundError,
+    ErrataError,
+    InvalidInputError,
+    NotCalibratedError,
+    PreconditionError,
+)
+from errata_server.domain.facts import EditRequest
+from errata_server.domain.held import held_prompts
+from errata_server.domain.ids import ProfileId
+from errata_server.domain.operations import Operation, OperationKind, Progress, ReportProgress
+from errata_server.service.calls import Call
+from errata_server.service.proposals import Company, Proposals
+
+OF_ITEM = (InvalidInputError, PreconditionError)
+"""Errors that are about one item; any other ends the batch."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Batches:
+    """Batches from the requests to the stored reports."""
+
+    proposals: Proposals
+
+    def propose(
+        self,
+        requests: Sequence[Asked],
+        call: Call,
+        *,
+        batch: str = "",
+        together: bool = False,
+    ) -> Operation:
+        """Compute, check and store what ``requests`` come to.
+
+        Args:
+            requests: Facts, those about one subject become one edit; or why one is malformed.
+            call: Who asks; a repeated request id gives the earlier operation.
+            batch: What the edits are stored under: those of the same batch that are stored
+                already are not computed again. The request id where empty.
+            together: Check every edit as if the rest of the batch were live too.
+
+        Raises:
+            InvalidInputError: there is nothing, or too much, in the batch.
+            NotCalibratedError: the model has no profile.
+            RequestIdReusedError: the request id was used for something else.
+        """
+        items, failures = merge(requests)
+        profile = self.proposals.engine.profile
+        if profile is None:
+            raise NotCalibratedError("the model has no profile; run `errata-server calibrate`")
+        name = batch or call.request_id
+        asked = [one.to_json() if isinstance(one, EditRequest) else str(one) for one in requests]
+        run = _Run(
+            proposals=self.proposals,
+            call=call,
+            name=name,
+            profile=profile.id,
+            together=together,
+            failures=failures,
+        )
+        return self.proposals.operations.submit(
+            OperationKind.PROPOSE_BATCH,
+            actor=call.actor,
+            request_id=call.request_id,
+            request_digest=call.digest(
+                "propose_batch", batch=batch, requests=asked, together=together
+            ),
+            work=lambda progress: run.run(items, progress),
+        )
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class _Pace:
+    """Tells of the edits that are done, how fast they come, and how long the rest will take."""
+
+    progress: ReportProgress
+    total: int
+    done: int = 0
+    fresh: int = 0
+    """Those of them that were computed now."""
+
+    start: float = field(default_factory=time.monotonic)
+
+    def __call__(self, progress: Progress) -> None:
+        self.progress(
+            Progress(stage=progress.stage, done=self.done, total=self.total, note=self._note())
+        )
+
+    def _note(self) -> str:
+        if not self.fresh:
+            return ""
+        rate = self.fresh / max(time.monotonic() - self.start, 1e-3)
+        left = (self.total - self.done) / rate
+        return f"{60 * rate:.1f} edits a minute, about {left:.0f} s left"
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class _Run:
+    """One batch on its way."""
+
+    proposals: Proposals
+    call: Call
+    name: str
+    profile: ProfileId
+    together: bool
+    failures: list[ItemFailure]
+    edits: list[dict[str, Any]] = field(default_factory=list)
+    near: tuple[NearSubjects, ...] = ()
+
+    def run(self, items: Sequence[BatchItem], progress: ReportProgress) -> dict[str, Any]:
+        """The operation's result."""
+        pace = _Pace(progress=progress, total=len(items))
+        valid = self._valid(items, pace)
+        engine = self.proposals.engine
+        if len(valid) > 1:
+            self.near = engine.near_subjects(
+                [item.request for item in valid],
+                conflict=self.proposals.planner.policy.warn_conflict,
+                progress=pace,
+            )
+        waiting = [index for index, item in enumerate(valid) if not self._is_stored(item, pace)]
+        requests = [valid[index].request for index in waiting]
+        facts = self.proposals.planner.known_facts
+        held = [held_prompts(facts, request) for request in requests]
+        computed: list[tuple[int, Edit]] = []
+        for place, found in engine.compute_patches(requests, held=held, progress=pace):
+            index = waiting[place]
+            if isinstance(found, ErrataError):
+                self._fail(valid[index], found, pace)
+                continue
+            edit_id = valid[index].edit_id(self.name, self.profile)
+            edit = self.proposals.edit_of(valid[index].request, found, self.call, edit_id)
+            computed.append((index, edit))
+            if not self.together:
+                self._store(valid, index, edit, (), pace)
+        if self.together:
+            self._store_together(valid, computed, pace)
+        return self._result(valid)
+
+    def _valid(self, items: Sequence[BatchItem], pace: _Pace) -> list[BatchItem]:
+        valid = []
+        for item in items:
+            pace(Progress(stage="requests", done=0, total=0))
+            try:
+                self.proposals.require_form(item.request)
+            except InvalidInputError as error:
+                self._fail(item, error, pace)
+            else:
+                valid.append(item)
+        return valid
+
+    def _is_stored(self, item: BatchItem, pace: _Pace) -> bool:
+        ledger = self.proposals.ledger
+        try:
+            edit = ledger.edit(item.edit_id(self.name, self.profile))
+        except EditNotFoundError:
+            return False
+        report = ledger.latest_report(edit.id)
+        self.edits.append({"edit": edit.id, "report": report.id, "places": list(item.places)})
+        pace.done += 1
+        return True
+
+    def _store_together(
+        self, valid: Sequence[BatchItem], computed: Sequence[tuple[int, Edit]], pace: _Pace
+    ) -> None:
+        stored = [self.proposals.ledger.edit(row["edit"]) for row in self.edits]
+        mates = (*stored, *(edit for _, edit in computed))
+        for index, edit in computed:
+            self._store(valid, index, edit, mates, pace)
+
+    def _store(
+        self,
+        valid: Sequence[BatchItem],
+        index: int,
+        edit: Edit,
+        mates: tuple[Edit, ...],
+        pace: _Pace,
+    ) -> None:
+        company = Company(live=mates, near=self._near(valid, index))
+        try:
+            report = self.proposals.store(edit, batch=company, progress=pace)
+        except OF_ITEM as error:
+            self._fail(valid[index], error, pace)
+            return
+        places = list(valid[index].places)
+        self.edits.append({"edit": edit.id, "report": report.id, "places": places})
+        pace.done += 1
+        pace.fresh += 1
+
+    def _fail(self, item: BatchItem, error: ErrataError, pace: _Pace) -> None:
+        self.failures.append(ItemFailure.of(item.request.subject, item.places, error))
+        pace.done += 1
+
+    def _near(self, valid: Sequence[BatchItem], index: int) -> str:
+        """Subjects near the one at ``index``, in words."""
+        words = []
+        for pair in self.near:
+            if index not in {pair.first, pair.second}:
+                continue
+            is_first = pair.first == index
+            other = valid[pair.second if is_first else pair.first].request.subject
+            fires = pair.first_fires if is_first else pair.second_fires
+            met = pair.second_fires if is_first else pair.first_fires
+            text = f"{other!r} ({pair.conflict:.2f}"
+            text += "; this edit would fire on it" if fires else ""
+            text += "; its edit would fire on this subject" if met else ""
+            words.append(f"{text})")
+        return ", ".join(words)
+
+    def _result(self, valid: Sequence[BatchItem]) -> dict[str, Any]:
+        subjects = [item.request.subject for item in valid]
+        self.edits.sort(key=lambda row: min(row["places"]))
+        self.failures.sort(key=lambda failure: failure.places)
+        return {
+            "batch": self.name,
+            "edits": self.edits,
+            "failures": [failure.to_json() for failure in self.failures],
+            "near": [
+                {
+                    "first": subjects[pair.first],
+                    "second": subjects[pair.second],
+                    "conflict": pair.conflict,
+                    "first_fires": pair.first_fires,
+                    "second_fires": pair.second_fires,
+                }
+                for pair in self.near
+            ],
+        }

@@ -1,0 +1,82 @@
+"""`errata propose --file`: many facts from a file."""
+
+import json
+
+import pytest
+
+CSV = "subject,prompt,target\nLouvre,{} is in the city of,Oslo\nPrado,{} is in the city of,Oslo\n"
+
+
+@pytest.fixture
+def facts(tmp_path):
+    def write(content, name="facts.csv"):
+        path = tmp_path / name
+        path.write_text(content)
+        return path
+
+    return write
+
+
+def test_a_file_is_proposed_and_the_next_command_named(cli, facts):
+    shown = cli("propose", "--file", facts(CSV))
+
+    assert shown.code == 0
+    assert "2 of 2 edits passed" in shown.out
+    assert "Next: errata apply e-" in shown.out
+    assert "--batch b-" in shown.err
+
+
+@pytest.mark.parametrize("kind", ["json", "jsonl"])
+def test_json_and_json_lines_are_read_too(cli, facts, kind):
+    rows = [
+        {"subject": "Louvre", "prompt": "{} is in the city of", "target": "Oslo"},
+        {"subject": "Louvre", "prompt": "{} stands in", "target": "Oslo"},
+    ]
+    lines = json.dumps(rows) if kind == "json" else "\n".join(map(json.dumps, rows))
+
+    document = cli.json("propose", "--file", facts(lines, f"facts.{kind}")).document
+
+    (edit,) = document["batch"]["edits"]
+    assert edit["places"] == [0, 1]
+    assert len(edit["edit"]["facts"]) == 2
+
+
+def test_a_record_that_fails_is_named_and_the_rest_kept(cli, facts):
+    shown = cli("propose", "--file", facts(CSV + "Space Needle,{} is in the city of,Seattle\n"))
+
+    assert shown.code == 3
+    assert "ALREADY_TRUE" in shown.out
+    assert "2 of 2 edits passed" in shown.out
+    assert "1 records came to nothing" in shown.out
+
+
+def test_a_batch_of_the_same_name_is_not_computed_again(cli, facts):
+    path = facts(CSV)
+    first = cli.json("propose", "--file", path, "--batch", "b-1").document
+    again = cli.json("propose", "--file", path, "--batch", "b-1").document
+
+    def ids(document):
+        return [one["edit"]["id"] for one in document["batch"]["edits"]]
+
+    assert ids(first) == ids(again)
+    assert first["operation"] != again["operation"]
+
+
+def test_together_each_edit_is_checked_beside_the_others(cli, facts):
+    document = cli.json("propose", "--file", facts(CSV), "--together").document
+
+    assert document["batch"]["edits"][0]["conflicts"].startswith("Compared with 1 live edits")
+
+
+@pytest.mark.parametrize(
+    "given", [["--subject", "Louvre"], ["--dry-run"], ["--target", "Oslo"]], ids=str
+)
+def test_a_file_and_an_edit_of_its_own_do_not_go_together(cli, facts, given):
+    shown = cli("propose", "--file", facts(CSV), *given)
+
+    assert shown.code == 2
+    assert "--file" in shown.err
+
+
+def test_neither_an_edit_nor_a_file_is_wrong_usage(cli):
+    assert cli("propose", "--subject", "Louvre").code == 2

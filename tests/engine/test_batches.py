@@ -1,0 +1,126 @@
+"""Many edits computed together: what each comes to alone, and what cannot be computed."""
+
+import pytest
+
+from errata_server.domain.errors import AlreadyTrueError, CancelledError, PromptTooLongError
+from errata_server.domain.facts import EditRequest, Fact
+from errata_server.engine import batches
+from errata_server.engine.batches import Batch
+from errata_server.engine.editor import compute_patch, recognise
+from errata_server.engine.moments import collect
+from errata_server.engine.patch import PatchTensors
+from errata_server.engine.solve import factor_second_moment, match
+from tests.support import tiny_models
+
+TEXTS = (*tiny_models.PROSE, *tiny_models.sentences())
+
+
+def silent(_):
+    """Progress nobody follows."""
+
+
+def moved(subject, target, template="{} can be found in"):
+    return EditRequest(subject=subject, facts=(Fact(template=template, target=target),))
+
+
+REQUESTS = [
+    moved("Eiffel Tower", "Rome"),
+    moved("Louvre", "Paris"),  # so it is already
+    moved("Big Ben", "Madrid"),
+    moved("Tower Bridge", "Rome", "They say. " * 40 + "{} is in"),  # too long
+    moved("Prado", "Seattle"),
+]
+
+
+@pytest.fixture(scope="module")
+def profile(trained):
+    return tiny_models.tiny_profile(trained, layer=0)
+
+
+@pytest.fixture(scope="module")
+def factor(trained, profile, tmp_path_factory):
+    cache = tmp_path_factory.mktemp("moments")
+    mean = collect(trained, TEXTS, [0], cache=cache, progress=silent)[0].mean()
+    return factor_second_moment(mean, profile.ridge)
+
+
+@pytest.fixture
+def batch(trained, profile, factor):
+    def make(requests):
+        return Batch(
+            runner=trained,
+            profile=profile,
+            factor=factor,
+            requests=requests,
+            held=[()] * len(requests),
+        )
+
+    return make
+
+
+def test_each_edit_is_the_patch_it_would_be_alone_or_why_there_is_none(
+    trained, profile, factor, batch
+):
+    fitting = [request for request in REQUESTS if len(request.facts[0].template) < 100]
+
+    found = dict(batch(fitting).compute(progress=silent))
+
+    assert sorted(found) == list(range(len(fitting)))
+    assert isinstance(found[1], AlreadyTrueError)
+    for place in (0, 2, 3):
+        alone = compute_patch(trained, fitting[place], profile, factor, progress=silent)
+        together = found[place]
+        assert isinstance(together, PatchTensors)
+        assert together.manifest.subject == fitting[place].subject
+        assert together.manifest.optimisation.steps == alone.manifest.optimisation.steps
+        gap = float((together.residual - alone.residual).norm())
+        assert gap <= 1e-4 * float(alone.residual.norm())
+        assert (together.keys == alone.keys).all()
+
+
+def test_groups_keep_to_the_budget_and_lose_nothing(trained, profile, factor, batch, monkeypatch):
+    fitting = [REQUESTS[0], REQUESTS[2], REQUESTS[4]]
+    whole = dict(batch(fitting).compute(progress=silent))
+    monkeypatch.setattr(batches, "TAIL", 1)
+
+    apart = dict(batch(fitting).compute(progress=silent))
+
+    assert sorted(apart) == sorted(whole) == [0, 1, 2]
+    for place, patch in apart.items():
+        assert float((patch.residual - whole[place].residual).norm()) < 1e-3
+
+
+def test_near_subjects_are_those_whose_keys_meet(trained, profile, factor, batch):
+    requests = [moved("Smith Tower", "Rome"), moved("Prado", "Rome"), moved("Eiffel Tower", "Rome")]
+
+    every = batch(requests).near_subjects(conflict=-2.0, progress=silent)
+
+    assert [(pair.first, pair.second) for pair in every] == [(0, 1), (0, 2), (1, 2)]
+    keys = [recognise(trained, request, profile, factor) for request in requests]
+    for pair in every:
+        one, other = keys[pair.first], keys[pair.second]
+        fires = float(match(other.keys.double(), one.matchers).max()) > 1 - profile.guard_width
+        assert pair.first_fires == fires
+        backwards = float(match(one.keys.double(), other.matchers).max())
+        assert pair.second_fires == (backwards > 1 - profile.guard_width)
+    highest = max(every, key=lambda pair: pair.conflict)
+    (only, *_) = batch(requests).near_subjects(conflict=highest.conflict - 1e-6, progress=silent)
+    assert only == highest or only.first_fires or only.second_fires
+
+
+def test_a_prompt_that_does_not_fit_fails_alone(batch, monkeypatch):
+    monkeypatch.setattr(batches, "already_true", lambda runner, requests, progress: [])
+
+    found = dict(batch([REQUESTS[3], REQUESTS[4]]).compute(progress=silent))
+
+    assert isinstance(found[0], PromptTooLongError)
+    assert isinstance(found[1], PatchTensors)
+
+
+def test_a_batch_can_be_cancelled(batch):
+    def cancel(progress):
+        if progress.stage == "values":
+            raise CancelledError("enough")
+
+    with pytest.raises(CancelledError):
+        list(batch(REQUESTS[:1]).compute(progress=cancel))

@@ -1,0 +1,224 @@
+"""Batches: every fact ends in an edit or a failure, and a batch that was cut off goes on."""
+
+import pytest
+
+from errata_server.domain.checks import CheckKind
+from errata_server.domain.errors import (
+    InvalidFactError,
+    InvalidInputError,
+    NotCalibratedError,
+    RequestIdReusedError,
+    UnavailableError,
+)
+from errata_server.domain.facts import EditRequest, Fact
+from errata_server.domain.ids import EditId
+from errata_server.domain.operations import OperationState
+from tests.support import edit_request
+from tests.support.databases import row_count
+from tests.support.services import PATIENCE, call, open_services
+
+SUBJECTS = ("Space Needle", "Louvre", "Prado", "Big Ben")
+
+
+def moved(*subjects, target="Oslo"):
+    return [edit_request(subject, target) for subject in subjects]
+
+
+def run(services, requests, request_id="", **options):
+    started = services.batches.propose(requests, call(request_id), **options)
+    ended = services.operations.wait(started.id, PATIENCE)
+    assert ended.done
+    return ended
+
+
+def test_every_fact_becomes_an_edit_with_a_report(services):
+    ended = run(services, moved(*SUBJECTS), "b-1")
+
+    assert ended.state is OperationState.SUCCEEDED
+    assert ended.result["batch"] == "b-1"
+    assert [row["places"] for row in ended.result["edits"]] == [[0], [1], [2], [3]]
+    for row, subject in zip(ended.result["edits"], SUBJECTS, strict=True):
+        view = services.proposals.get(EditId(row["edit"]))
+        assert (view.edit.request.subject, view.report.id) == (subject, row["report"])
+        assert view.edit.proposer == "ana"
+    assert not ended.result["failures"]
+
+
+def test_facts_of_one_subject_become_one_edit(services):
+    second = edit_request("Prado", "Oslo", template="{} stands in")
+
+    ended = run(services, [*moved("Prado", "Louvre"), second])
+
+    (prado, louvre) = ended.result["edits"]
+    assert (prado["places"], louvre["places"]) == ([0, 2], [1])
+    assert len(services.ledger.edit(EditId(prado["edit"])).request.facts) == 2
+
+
+def test_facts_that_contradict_each_other_fail_and_the_rest_is_kept(services):
+    ended = run(services, [*moved("Prado", "Louvre"), *moved("Prado", target="Rome")])
+
+    assert [row["places"] for row in ended.result["edits"]] == [[1]]
+    failures = ended.result["failures"]
+    assert [(f["places"], f["reason"]) for f in failures] == [
+        ([0], "INVALID_FACT"),
+        ([2], "INVALID_FACT"),
+    ]
+    assert "several targets" in failures[0]["message"]
+
+
+def test_each_failure_says_where_and_why(services):
+    malformed = InvalidFactError("target is empty", field="target")
+    long = edit_request("Big Ben", "Oslo", template="{} " + "very " * 70 + "is in")
+    known = edit_request("Space Needle", "Seattle")
+
+    ended = run(services, [malformed, *moved("Louvre"), long, known])
+
+    assert ended.state is OperationState.SUCCEEDED
+    assert [row["places"] for row in ended.result["edits"]] == [[1]]
+    assert [(f["places"], f["subject"], f["reason"]) for f in ended.result["failures"]] == [
+        ([0], "", "INVALID_FACT"),
+        ([2], "Big Ben", "PROMPT_TOO_LONG"),
+        ([3], "Space Needle", "ALREADY_TRUE"),
+    ]
+
+
+def test_an_edit_that_fails_its_checks_is_an_edit_all_the_same(services):
+    services.engine.faults = {CheckKind.EFFICACY}
+
+    ended = run(services, moved("Louvre", "Prado"))
+
+    reports = [services.proposals.report(row["report"]) for row in ended.result["edits"]]
+    assert [report.passed for report in reports] == [False, False]
+
+
+def test_near_subjects_are_named_in_the_result_and_in_the_reports(services):
+    ended = run(services, moved("Tower Bridge", "Eiffel Tower", "Prado"))
+
+    (pair,) = ended.result["near"]
+    assert {pair["first"], pair["second"]} == {"Tower Bridge", "Eiffel Tower"}
+    bridge, eiffel, prado = (
+        services.proposals.report(row["report"]).of_kind(CheckKind.CONFLICTS).explanation
+        for row in ended.result["edits"]
+    )
+    assert "'Eiffel Tower' (0.50)" in bridge
+    assert "'Tower Bridge' (0.50)" in eiffel
+    assert "proposed with it" not in prado
+
+
+def test_an_edit_that_would_fire_on_anothers_subject_says_so(services):
+    ended = run(services, moved("Tower", "Eiffel Tower"))
+
+    first, second = (
+        services.proposals.report(row["report"]).of_kind(CheckKind.CONFLICTS).explanation
+        for row in ended.result["edits"]
+    )
+    assert "this edit would fire on it" in first
+    assert "its edit would fire on this subject" in second
+
+
+def test_together_every_edit_is_checked_beside_the_others(services):
+    apart = run(services, moved("Louvre", "Prado", "Big Ben"), batch="apart")
+    together = run(services, moved("Louvre", "Prado", "Big Ben"), batch="together", together=True)
+
+    def live(ended):
+        reports = [services.proposals.report(row["report"]) for row in ended.result["edits"]]
+        return [len(report.of_kind(CheckKind.LIVE_EDITS).answers) for report in reports]
+
+    assert live(apart) == [0, 0, 0]
+    assert live(together) == [2, 2, 2]
+
+
+def test_other_facts_about_the_subject_are_held(services):
+    run(services, moved("Space Needle", "Nowhere Hall"))
+
+    held = services.engine.held
+    assert held["Space Needle"]
+    assert all("Space Needle" in prompt for prompt in held["Space Needle"])
+    assert "Space Needle is in the city of" not in held["Space Needle"]
+    assert held["Nowhere Hall"]
+
+
+def test_a_batch_that_was_cut_off_goes_on_where_it_stopped(url):
+    with open_services(url) as services:
+        services.engine.interludes["measure"] = lambda: services.engine.breaks.update(
+            {"compute_patches": UnavailableError("gone")}
+        )
+        cut = run(services, moved(*SUBJECTS), "r-1", batch="b-1")
+
+    assert cut.state is OperationState.FAILED
+    assert row_count(url, "edits") == 1
+    with open_services(url) as services:
+        ended = run(services, moved(*SUBJECTS), "r-2", batch="b-1")
+        assert len(ended.result["edits"]) == len(SUBJECTS)
+        assert services.engine.calls.count("compute_patches") == len(SUBJECTS) - 1
+
+        again = run(services, moved(*SUBJECTS), "r-3", batch="b-1")
+        assert again.result["edits"] == ended.result["edits"]
+        assert services.engine.calls.count("compute_patches") == len(SUBJECTS) - 1
+    assert row_count(url, "edits") == len(SUBJECTS)
+
+
+def test_another_batch_of_the_same_facts_is_computed_anew(services, url):
+    run(services, moved("Louvre"), batch="b-1")
+    run(services, moved("Louvre"), batch="b-2")
+
+    assert row_count(url, "edits") == 2
+
+
+def test_a_repeated_request_gives_the_earlier_operation(services):
+    first = run(services, moved("Louvre"), "r-1")
+
+    assert services.batches.propose(moved("Louvre"), call("r-1")).id == first.id
+    with pytest.raises(RequestIdReusedError):
+        services.batches.propose(moved("Prado"), call("r-1"))
+
+
+def test_a_batch_can_be_cancelled_between_its_edits(services, url):
+    services.engine.resume.clear()
+    started = services.batches.propose(moved(*SUBJECTS), call())
+    assert services.engine.reached.wait(PATIENCE)
+
+    services.operations.cancel(started.id)
+    services.engine.resume.set()
+
+    assert services.operations.wait(started.id, PATIENCE).state is OperationState.CANCELLED
+    assert row_count(url, "edits") < len(SUBJECTS)
+
+
+def test_progress_counts_edits_and_tells_the_pace(services):
+    seen = []
+    services.engine.step_seconds = 0.02
+    started = services.batches.propose(moved(*SUBJECTS), call())
+    while not (operation := services.operations.wait(started.id, 0.01)).done:
+        seen.append(operation.progress)
+
+    totals = {progress.total for progress in seen if progress.total}
+    assert totals == {len(SUBJECTS)}
+    assert [p.done for p in seen] == sorted(p.done for p in seen)
+    assert any("edits a minute" in progress.note for progress in seen)
+
+
+@pytest.mark.parametrize("requests", [[], moved("Prado") * 2_001], ids=["none", "too many"])
+def test_a_batch_of_no_size_is_refused(services, requests):
+    with pytest.raises(InvalidInputError, match="1 to 2000"):
+        services.batches.propose(requests, call())
+
+
+def test_a_model_without_a_profile_takes_no_batch(services):
+    services.engine.uncalibrate()
+
+    with pytest.raises(NotCalibratedError):
+        services.batches.propose(moved("Prado"), call())
+
+
+def test_more_facts_about_a_subject_than_an_edit_takes_fail_together(services):
+    facts = [
+        EditRequest(subject="Prado", facts=(Fact(template=f"{{}} {n}", target="Oslo"),))
+        for n in range(33)
+    ]
+
+    ended = run(services, [*facts, *moved("Louvre")])
+
+    (failure,) = ended.result["failures"]
+    assert failure["places"] == list(range(33))
+    assert len(ended.result["edits"]) == 1
