@@ -106,12 +106,6 @@ CASES: Final = {
     "over-long subject": Case(
         propose("Louvre " * 300), errata.InvalidFactError, INVALID, "at most 2000 are allowed"
     ),
-    "target that is the answer": Case(
-        propose("Louvre", target="Paris"),
-        errata.AlreadyTrueError,
-        INVALID,
-        "already answers 'Paris' .* nothing to edit",
-    ),
     "zero-width space in the subject": Case(
         propose("Lou\N{ZERO WIDTH SPACE}vre"), errata.InvalidFactError, INVALID, r"U\+200B.*remove"
     ),
@@ -317,6 +311,15 @@ def test_is_refused_with_a_reason_and_changes_nothing(situation, codes, name):
 
     assert type(refused.value) is case.error
     assert codes == [case.code]
+    assert situation.state() == before
+
+
+def test_a_target_that_is_the_answer_ends_the_operation_and_changes_nothing(situation):
+    before = situation.state()
+    operation = propose("Louvre", target="Paris")(situation)
+
+    with pytest.raises(errata.AlreadyTrueError, match="already answers 'Paris' .* nothing to edit"):
+        operation.result(120)
     assert situation.state() == before
 
 
