@@ -350,7 +350,7 @@ def test_a_repeated_apply_returns_the_revision_it_made(situation):
 def test_a_text_that_is_no_unicode_is_refused_by_the_client(situation):
     before = situation.state()
 
-    with pytest.raises(errata.InvalidInputError, match="not text"):
+    with pytest.raises(errata.InvalidInputError, match="not of a kind that can be sent"):
         situation.client.propose("Lou\ud800vre", ROME)
 
     assert situation.state() == before
