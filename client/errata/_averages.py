@@ -4,18 +4,15 @@ Invariants: bounds are bootstrap bounds over facts, at the confidence that is na
 whose answer the model does not give are dropped and listed.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, Self
+from typing import Any, ClassVar, Final
 
-from errata import _documents
 from errata import _trace_words as words
 from errata._charts import Chart, ChartForm, Mark, Panel, Picture, signed
 from errata._errors import InvalidInputError
 from errata._exhibits import Exhibit, Row
 from errata._trace_types import Corruption, Provenance, TokenRole, TraceKind, TraceMetric
-
-_SCHEMA: Final = "errata.average_trace/1"
 
 _ROLES: Final = {
     TokenRole.FIRST_SUBJECT: "first subject token",
@@ -65,6 +62,8 @@ class DroppedFact:
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class AverageTrace(Exhibit):
     """Average indirect effects over many facts."""
+
+    SCHEMA: ClassVar[str] = "errata.average_trace/1"
 
     facts: int
     dropped: tuple[DroppedFact, ...]
@@ -125,19 +124,6 @@ class AverageTrace(Exhibit):
             for curve in self.curves
             for layer, effect in enumerate(curve.effects)
         ]
-
-    def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready document of the schema ``errata.average_trace/1``."""
-        return _documents.write(self, _SCHEMA)
-
-    @classmethod
-    def from_dict(cls, document: Mapping[str, Any]) -> Self:
-        """Inverse of `to_dict`.
-
-        Raises:
-            InvalidInputError: it is another document, or malformed.
-        """
-        return _documents.read(cls, document, _SCHEMA)
 
     def arrays(self) -> dict[str, Any]:
         """What `to_numpy` has.

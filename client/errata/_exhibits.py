@@ -13,7 +13,7 @@ import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 from errata import _arrays, _canvas, _documents, _figures
 from errata._charts import Panel, Picture
@@ -35,22 +35,25 @@ class Exhibit(ABC):
 
     __slots__ = ()
 
+    SCHEMA: ClassVar[str]
+    """Name and version of its document's form."""
+
     @abstractmethod
     def rows(self) -> list[Row]:
         """A tidy table: one measured value a row."""
 
-    @abstractmethod
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready document that names its schema."""
+        return _documents.write(self, self.SCHEMA)
 
     @classmethod
-    @abstractmethod
     def from_dict(cls, document: Mapping[str, Any]) -> Self:
         """Inverse of `to_dict`.
 
         Raises:
             InvalidInputError: it is another document, or malformed.
         """
+        return _documents.read(cls, document, cls.SCHEMA)
 
     @abstractmethod
     def arrays(self) -> Mapping[str, Any]:

@@ -5,14 +5,11 @@ Invariant: every picture says what its locator cannot show.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Self
+from typing import Any, ClassVar
 
-from errata import _documents
 from errata._charts import Chart, ChartForm, Panel, Picture, heat_hue, quoted, unsigned
 from errata._exhibits import Exhibit, Row
 from errata._trace_types import Provenance
-
-_SCHEMA: Final = "errata.located/1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +44,8 @@ class Locator:
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Location(Exhibit):
     """What a locator found."""
+
+    SCHEMA: ClassVar[str] = "errata.located/1"
 
     locator: Locator
     prompt: str
@@ -83,19 +82,6 @@ class Location(Exhibit):
             for chart in self.charts
             for row, column, value in chart.cells()
         ]
-
-    def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready document of the schema ``errata.located/1``."""
-        return _documents.write(self, _SCHEMA)
-
-    @classmethod
-    def from_dict(cls, document: Mapping[str, Any]) -> Self:
-        """Inverse of `to_dict`.
-
-        Raises:
-            InvalidInputError: it is another document, or malformed.
-        """
-        return _documents.read(cls, document, _SCHEMA)
 
     def arrays(self) -> dict[str, Any]:
         """What `to_numpy` has.

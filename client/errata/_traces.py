@@ -8,11 +8,11 @@ arXiv:2301.04213): `Client.calibrate` does, by editing.
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 
-from errata import _documents, _figures
+from errata import _figures
 from errata import _trace_words as words
 from errata._charts import Hue, Mark, Panel, Picture, capital, quoted
 from errata._errors import InvalidInputError
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_SCHEMA: Final = "errata.causal_trace/1"
-_DIFFERENCE_SCHEMA: Final = "errata.trace_difference/1"
 
 _SMALL_EFFECT: Final = 0.1
 """A total effect below this share of the clean score (or this many nats or logits) is too small
@@ -149,6 +147,8 @@ class Grids(Exhibit):
 class CausalTrace(Grids):
     """How far restoring each site brings the answer back."""
 
+    SCHEMA: ClassVar[str] = "errata.causal_trace/1"
+
     prompt: str
     subject: str
     tokens: tuple[TracedToken, ...]
@@ -253,19 +253,6 @@ class CausalTrace(Grids):
             for row in self._rows_of(grid.kind, score=grid.scores, effect=self.effects(grid.kind))
         ]
 
-    def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready document of the schema ``errata.causal_trace/1``."""
-        return _documents.write(self, _SCHEMA)
-
-    @classmethod
-    def from_dict(cls, document: Mapping[str, Any]) -> Self:
-        """Inverse of `to_dict`.
-
-        Raises:
-            InvalidInputError: it is another document, or malformed.
-        """
-        return _documents.read(cls, document, _SCHEMA)
-
     def arrays(self) -> dict[str, Any]:
         """What `to_numpy` has.
 
@@ -338,6 +325,8 @@ class CausalTrace(Grids):
 class TraceDifference(Grids):
     """The effects of one trace less those of another, such as after and before an edit."""
 
+    SCHEMA: ClassVar[str] = "errata.trace_difference/1"
+
     trace: CausalTrace
     against: CausalTrace
 
@@ -402,19 +391,6 @@ class TraceDifference(Grids):
                 difference=self.effects(kind),
             )
         ]
-
-    def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready document of the schema ``errata.trace_difference/1``."""
-        return _documents.write(self, _DIFFERENCE_SCHEMA)
-
-    @classmethod
-    def from_dict(cls, document: Mapping[str, Any]) -> Self:
-        """Inverse of `to_dict`.
-
-        Raises:
-            InvalidInputError: it is another document, or malformed.
-        """
-        return _documents.read(cls, document, _DIFFERENCE_SCHEMA)
 
     def arrays(self) -> dict[str, Any]:
         """What `to_numpy` has: for each kind ``KIND_differences`` and ``KIND_standard_errors``."""

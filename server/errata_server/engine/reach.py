@@ -6,10 +6,10 @@ residual starts from them. Invariants: what a pass computes is what the whole mo
 the positions asked for meet the vocabulary; the base weights take no gradient.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -17,9 +17,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from errata_server.engine.blocks import Blocks, Projected, attend, run_layer
-
-Runs = Callable[[Callable[[], Any]], Any]
-"""Runs one step where steps may run, and gives what it returned."""
+from errata_server.engine.runner import Runs
 
 SLICE: Final = 2_048
 """Positions of the base that go through the layers in one step."""

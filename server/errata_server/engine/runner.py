@@ -24,6 +24,9 @@ from errata_server.engine.lane import ModelLane
 from errata_server.engine.tokens import Batch, Tokens
 
 T = TypeVar("T")
+Runs = Callable[[Callable[[], Any]], Any]
+"""Runs one step where steps may run, and gives what it returned; `Runner.run` is one."""
+
 BASE: Final = Bank()
 _bank: ContextVar[Bank] = ContextVar("bank", default=BASE)
 

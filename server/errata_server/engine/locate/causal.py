@@ -8,7 +8,7 @@ numbers equal those of whole forward passes; the answer is fixed before anything
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, TypeVar
@@ -16,7 +16,6 @@ from typing import Final, TypeVar
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional
 
 from errata_server.domain.errors import InvalidInputError
 from errata_server.domain.operations import Progress, ReportProgress
@@ -28,6 +27,7 @@ from errata_server.domain.traces import (
     TraceKind,
     TraceRequest,
 )
+from errata_server.engine.answers import next_token_log_probabilities
 from errata_server.engine.bank import Bank
 from errata_server.engine.blocks import Blocks, blocks_of, run_layer
 from errata_server.engine.locate.cells import Limits, Part, trajectories, waves
@@ -132,21 +132,14 @@ class Tracer:
             InvalidFactError: the answer has no tokens of its own.
         """
         wanted = self.runner.tokens.target(answer)[0]
-        return int(self._next(self.runner.tokens.fit(prompt)).argmax()) == wanted
+        return int(self._next(prompt).argmax()) == wanted
 
     def _run(self, step: Callable[[], T]) -> T:
         return self.runner.run(step, self.bank)
 
-    def _next(self, ids: Sequence[int]) -> Float[Tensor, " vocab"]:
-        """Log-probabilities of what follows ``ids``."""
-        blocks = self.blocks
-
-        def place() -> Tensor:
-            row = torch.tensor([list(ids)], device=blocks.device)
-            return blocks.place(blocks.embed(row), torch.arange(len(ids), device=blocks.device))
-
-        final = self._final(self._run(place))
-        return self._run(lambda: functional.log_softmax(blocks.logits(final[0, -1]), dim=-1))
+    def _next(self, prompt: str) -> Float[Tensor, " vocab"]:
+        """Log-probabilities of what follows ``prompt``."""
+        return next_token_log_probabilities(self.runner, [prompt], self.bank)[0]
 
     def _final(
         self, placed: Float[Tensor, "batch seq d_model"]
@@ -168,7 +161,7 @@ class Tracer:
             for other in request.corruption.replacements
         ]
         self.blocks.require_sight(len(prompt_ids))
-        clean = self._next(prompt_ids)
+        clean = self._next(text)
         predicted = int(clean.argmax())
         if proxy is not None:
             answer_ids, answer = [predicted], proxy.labels[1]

@@ -12,9 +12,8 @@ from typing import Final
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.nn import functional
 
-from errata_server.engine.blocks import Blocks, LayerRun, run_layer
+from errata_server.engine.blocks import Blocks, LayerRun, Projected, attend, run_layer
 from errata_server.engine.locate.case import Case, Steps
 
 POSITIONS: Final = 8_192
@@ -76,19 +75,17 @@ def attend_behind(
     """
     own, seq = suffix.shape[1], clean.before.shape[1]
     positions = torch.arange(seq - own, seq, device=suffix.device)
-    queries, keys, values = blocks.project(layer, suffix, positions)
+    projected = blocks.project(layer, suffix, positions)
     if allowed is None:
         allowed = torch.ones(own, seq, dtype=torch.bool, device=suffix.device).tril(seq - own)
         allowed = allowed.expand(len(suffix), own, seq)
-    mixed = functional.scaled_dot_product_attention(
-        queries,
-        _behind(clean.projected.keys, keys),
-        _behind(clean.projected.values, values),
-        attn_mask=allowed[:, None],
-        scale=blocks.scaling(layer),
-        enable_gqa=True,
+    behind = Projected(
+        projected.queries,
+        _behind(clean.projected.keys, projected.keys),
+        _behind(clean.projected.values, projected.values),
     )
-    return blocks.attention_output(layer, mixed.transpose(1, 2).flatten(2))
+    mixed = attend(behind, blocks.scaling(layer), allowed=allowed[:, None])
+    return blocks.attention_output(layer, mixed)
 
 
 def _behind(

@@ -6,10 +6,10 @@ positions before its token are those of the corrupted run of the same sample, sh
 cells of a token. See `docs/adr/0015-one-pass-tracing.md` for why this equals whole passes.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -19,9 +19,7 @@ from errata_server.domain.traces import TraceKind
 from errata_server.engine.blocks import Blocks, LayerRun, Projected, run_layer
 from errata_server.engine.locate.cells import Part, Trajectory
 from errata_server.engine.locate.readouts import Readout
-
-Runs = Callable[[Callable[[], Any]], Any]
-"""Runs one step where steps may run, and gives what it returned."""
+from errata_server.engine.runner import Runs
 
 SLICE: Final = 1_024
 """Positions that go through a layer together; enough to fill the matrix kernels."""
