@@ -324,7 +324,8 @@ def keep(
 def _opened(
     folder: Path, model: str, profile: Path | None, texts: Path | None
 ) -> Iterator[Workbench]:
-    bench = open_workbench(folder, model=model, profile=profile, texts=texts)
+    known = () if model else files.read_known_facts(None).subjects
+    bench = open_workbench(folder, model=model, profile=profile, texts=texts, known=known)
     try:
         yield bench
     finally:

@@ -45,7 +45,7 @@ log = Console(stderr=True)
 
 
 def branch_of(module: str, *, keys: int, d_in: int, d_out: int) -> GuardedBranch:
-    """A side branch of random keys. That they never fire does not make them cheaper."""
+    """A side branch of random keys and a decoy each; in this text, as in most, none fires."""
     draw = torch.Generator().manual_seed(keys)
     return GuardedBranch(
         module=module,
@@ -53,6 +53,8 @@ def branch_of(module: str, *, keys: int, d_in: int, d_out: int) -> GuardedBranch
         widths=torch.full((keys,), 0.3),
         residuals=torch.randn(keys, d_out, generator=draw),
         owners=torch.arange(keys),
+        scales=torch.ones(keys),
+        decoys=torch.randn(keys, d_in, generator=draw) / d_in,
     )
 
 

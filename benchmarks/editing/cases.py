@@ -14,6 +14,7 @@ from typing import Final
 from errata_server.domain.answers import begins_with
 from errata_server.domain.errors import InvalidInputError
 from errata_server.domain.facts import PLACEHOLDER, CheckPrompt, EditRequest, Fact
+from errata_server.domain.held import held_prompts
 from errata_server.domain.known_facts import KnownFact, KnownFacts
 from errata_server.engine.answers import ROWS, continue_greedily
 from errata_server.engine.runner import BASE, Runner
@@ -54,6 +55,8 @@ class Case:
     same_subject: tuple[CheckPrompt, ...] = ()
     reverse: tuple[CheckPrompt, ...] = ()
     two_hop: tuple[Hop, ...] = ()
+    held: tuple[str, ...] = ()
+    """Held prompts, as a server with these known facts would have them."""
 
     @property
     def target(self) -> str:
@@ -149,8 +152,9 @@ def case_of(known: KnownFacts, change: Change, rest: KnownFacts, chooser: random
     """
     fact, target = change.fact, change.target
     template = known.templates[fact.relation][change.template]
+    request = EditRequest(subject=fact.subject, facts=(Fact(template=template, target=target),))
     return Case(
-        request=EditRequest(subject=fact.subject, facts=(Fact(template=template, target=target),)),
+        request=request,
         true=fact.object,
         efficacy=CheckPrompt(prompt=known.prompt(fact, change.template), expected=target),
         paraphrases=tuple(
@@ -168,6 +172,7 @@ def case_of(known: KnownFacts, change: Change, rest: KnownFacts, chooser: random
         )[:PROMPTS_ABOUT_MORE],
         reverse=_reverse(known, fact, target),
         two_hop=tuple(_two_hop(known, rest, fact, target))[:PROMPTS_ABOUT_MORE],
+        held=held_prompts(known, request),
     )
 
 

@@ -18,7 +18,6 @@ from benchmarks.editing.workbench import Workbench, prose_of
 from errata_server.engine.answers import perplexity
 from errata_server.engine.bank import GuardedBranch
 from errata_server.engine.runner import BASE
-from errata_server.engine.solve import match
 
 ROWS: Final = 32
 SEVERAL: Final = 20
@@ -66,15 +65,15 @@ class Guards:
         for start in range(0, len(rows), ROWS):
             batch = runner.tokens.pad(rows[start : start + ROWS])
             (inputs,) = runner.inputs(batch, [self.branch.module])
-            best, nearest = match(inputs.float(), self.branch.matchers).max(dim=-1)
-            fires = (best > 1 - self.branch.widths[nearest]) & batch.mask.bool()
+            nearest = self.branch.nearest(inputs)
+            fires = nearest.fires & batch.mask.bool()
             for row, column in fires.nonzero().tolist():
-                key = int(nearest[row, column])
+                key = int(nearest.keys[row, column])
                 yield Firing(
                     text=start + row,
                     token=column,
                     subject=self.subjects[int(self.branch.owners[key])],
-                    match=float(best[row, column]),
+                    match=float(nearest.matches[row, column]),
                 )
 
 

@@ -97,7 +97,7 @@ class Composed:
     def edit(self, cases: Sequence[Case]) -> None:
         """See `Method.edit`."""
         for case in cases:
-            patch = self._bench.patch(case.request)
+            patch = self._bench.patch(case.request, held=case.held)
             self._patches += [patch] if patch is not None else []
 
     def answering(self) -> AbstractContextManager[Condition]:

@@ -7,7 +7,7 @@ made before it, so that a patch computed on other weights is never taken for it.
 import hashlib
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from jaxtyping import Float
@@ -25,14 +25,17 @@ from errata_server.domain.facts import EditRequest
 from errata_server.domain.operations import Progress
 from errata_server.domain.profiles import Profile
 from errata_server.domain.traces import TokenRole
-from errata_server.engine import moments
+from errata_server.engine import moments, subjects
 from errata_server.engine.answers import perplexity
 from errata_server.engine.architecture import projection
 from errata_server.engine.checkpoint import load_checkpoint
-from errata_server.engine.editor import compute_patch
+from errata_server.engine.decoys import decoys_of
+from errata_server.engine.editor import assemble, recognise
 from errata_server.engine.patch import PatchTensors, decode, encode
 from errata_server.engine.runner import BASE, Runner
 from errata_server.engine.solve import factor_second_moment
+from errata_server.engine.subjects import SubjectKeys
+from errata_server.engine.values import optimise_value
 
 
 @dataclass(slots=True)
@@ -54,6 +57,9 @@ class Workbench:
     profile: Profile
     factor: Float[Tensor, "d_in d_in"]
     texts: files.Texts
+    known: SubjectKeys
+    """Known subjects, from which those near an edit's become its decoys."""
+
     base_perplexity: float
     cache: Path
     effort: Effort = field(default_factory=Effort)
@@ -70,6 +76,7 @@ class Workbench:
         profile: Profile | None = None,
         role: TokenRole = TokenRole.LAST_SUBJECT,
         history: str = "",
+        held: Sequence[str] = (),
     ) -> PatchTensors | None:
         """The patch of ``request`` on the weights as they are; None where it changes nothing.
 
@@ -77,19 +84,21 @@ class Workbench:
             profile: Another than the workbench's.
             role: The token whose key is taken.
             history: Names the edits the weights hold by now; empty for the base weights.
+            held: Prompts about the subject whose answers are to stay.
         """
         profile = profile or self.profile
-        name = f"{profile.id}|{role.value}|{history}|".encode() + canonical.encode(
-            request.to_json()
-        )
+        asked = canonical.encode({"request": request.to_json(), "held": list(held)})
+        name = f"{profile.id}|{role.value}|{history}|".encode() + asked
         path = self.cache / "patches" / f"{hashlib.sha256(name).hexdigest()}.safetensors"
         patch = self._kept(path)
         if patch is None:
             start = time.perf_counter()
             try:
-                patch = compute_patch(
-                    self.runner, request, profile, self.factor, role=role, progress=ignored
+                recognition = recognise(self.runner, request, profile, self.factor, role=role)
+                solution = optimise_value(
+                    self.runner, request, profile, role=role, held=held, progress=ignored
                 )
+                patch = assemble(self.runner, request, profile, recognition, solution)
             except NoEffectError:
                 return None
             self.effort.seconds.append(time.perf_counter() - start)
@@ -97,7 +106,16 @@ class Workbench:
             path.write_bytes(encode(patch).payload)
         self.effort.patches += 1
         self.effort.converged += patch.manifest.optimisation.converged
-        return patch
+        return self._with_decoys(patch)
+
+    def _with_decoys(self, patch: PatchTensors) -> PatchTensors:
+        """A kept patch holds no decoys, so that it serves whatever is known."""
+        names, profile = patch.manifest.names, self.profile
+        decoys = decoys_of(
+            self.runner, names, patch.matchers, profile, self.factor, known=self.known
+        )
+        manifest = replace(patch.manifest, decoys=decoys.subjects)
+        return replace(patch, manifest=manifest, decoys=decoys.rows)
 
     def _kept(self, path: Path) -> PatchTensors | None:
         if not path.exists():
@@ -109,7 +127,12 @@ class Workbench:
 
 
 def open_workbench(
-    cache: Path, *, model: str = "", profile: Path | None = None, texts: Path | None = None
+    cache: Path,
+    *,
+    model: str = "",
+    profile: Path | None = None,
+    texts: Path | None = None,
+    known: Sequence[str] = (),
 ) -> Workbench:
     """The model at ``model``, the bundled one where empty, with its second moment.
 
@@ -117,6 +140,7 @@ def open_workbench(
         cache: Keeps second moments and patches.
         profile: A profile in JSON, needed for every model but the bundled one.
         texts: The texts the profile was calibrated on; the bundled ones where None.
+        known: Subjects whose answers are to stay where an edit's subject is near them.
 
     Raises:
         NotCalibratedError: there is no profile, or it belongs to another checkpoint.
@@ -139,6 +163,7 @@ def open_workbench(
         profile=found,
         factor=factor_second_moment(moment[found.layer].mean(), found.ridge),
         texts=prose,
+        known=subjects.collect(runner, known, found, cache=cache, progress=ignored),
         base_perplexity=perplexity(runner, prose.drift, BASE),
         cache=cache,
     )

@@ -19,6 +19,7 @@ def proposal_message(proposal: EditProposal) -> edits_pb2.EditProposal:
         paraphrases=[messages.prompt_message(prompt) for prompt in proposal.paraphrases],
         neighbours=[messages.prompt_message(prompt) for prompt in proposal.neighbours],
         suite=[messages.prompt_message(prompt) for prompt in proposal.suite],
+        aliases=proposal.aliases,
     )
 
 

@@ -15,6 +15,7 @@ class EditProposal:
     paraphrases: tuple[CheckPrompt, ...] = ()
     neighbours: tuple[CheckPrompt, ...] = ()
     suite: tuple[CheckPrompt, ...] = ()
+    aliases: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

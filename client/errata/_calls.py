@@ -158,6 +158,7 @@ def _propose_request(
     paraphrases = tuple(options.get("paraphrases", ()))
     neighbours = tuple(options.get("neighbours", ()))
     suite = tuple(options.get("suite", ()))
+    aliases = tuple(options.get("aliases", ()))
     return lambda scope: edits_pb2.ProposeEditRequest(
         parent=scope.model,
         subject=subject,
@@ -165,6 +166,7 @@ def _propose_request(
         paraphrases=[messages.prompt_message(prompt) for prompt in paraphrases],
         neighbours=[messages.prompt_message(prompt) for prompt in neighbours],
         suite=[messages.prompt_message(prompt) for prompt in suite],
+        aliases=aliases,
         reason=options.get("reason", ""),
         ticket=options.get("ticket", ""),
         validate_only=validate_only,

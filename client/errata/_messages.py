@@ -88,6 +88,7 @@ def edit(message: types_pb2.Edit) -> types.Edit:
         created_at=time(message.create_time),
         superseded_by=short(message.superseded_by),
         suite=tuple(prompt(p) for p in message.suite),
+        aliases=tuple(message.aliases),
     )
 
 

@@ -67,6 +67,9 @@ class ProposeOptions(MutationOptions, total=False):
     suite: Iterable[CheckPrompt]
     """Regression prompts that must stay right, kept with the edit."""
 
+    aliases: Iterable[str]
+    """Other names of the subject that the edit is to know as well; at most 8."""
+
     reason: str
     ticket: str
 

@@ -138,6 +138,9 @@ class Edit:
     suite: tuple[CheckPrompt, ...] = ()
     """Regression prompts that came with the request."""
 
+    aliases: tuple[str, ...] = ()
+    """Other names of the subject that the edit knows."""
+
     @property
     def id(self) -> str:
         """The last part of the name, short enough to type."""

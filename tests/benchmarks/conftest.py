@@ -8,7 +8,7 @@ import torch
 
 from benchmarks.editing.workbench import Workbench, ignored
 from errata_server import files
-from errata_server.engine import moments
+from errata_server.engine import moments, subjects
 from errata_server.engine.checkpoint import load_checkpoint
 from errata_server.engine.runner import Runner
 from errata_server.engine.solve import factor_second_moment
@@ -37,6 +37,7 @@ def bench(trained: Runner, tmp_path: Path) -> Workbench:
         profile=profile,
         factor=factor_second_moment(moment.mean(), profile.ridge),
         texts=files.Texts(drift=tiny_models.PROSE, corpus=texts),
+        known=subjects.collect(trained, (), profile, cache=tmp_path, progress=ignored),
         base_perplexity=1.0,
         cache=tmp_path,
     )

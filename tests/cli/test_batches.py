@@ -80,3 +80,32 @@ def test_a_file_and_an_edit_of_its_own_do_not_go_together(cli, facts, given):
 
 def test_neither_an_edit_nor_a_file_is_wrong_usage(cli):
     assert cli("propose", "--subject", "Louvre").code == 2
+
+
+def test_aliases_of_a_file_go_with_their_edit(cli, facts):
+    row = {"subject": "Louvre", "prompt": "{} is in the city of", "target": "Oslo"}
+    by_name = cli.json(
+        "propose", "--file", facts(json.dumps([row | {"aliases": ["Museum"]}]), "a.json")
+    )
+    csv = "subject,prompt,target,aliases\nPrado,{} is in the city of,Oslo,Museo | El Prado\n"
+    by_bar = cli.json("propose", "--file", facts(csv))
+
+    found = [ran.document["batch"]["edits"][0]["edit"]["aliases"] for ran in (by_name, by_bar)]
+    assert found == [["Museum"], ["Museo", "El Prado"]]
+
+
+def test_aliases_that_are_no_list_are_wrong_usage(cli, facts):
+    row = {"subject": "Louvre", "prompt": "{} is in the city of", "target": "Oslo", "aliases": 7}
+
+    assert cli("propose", "--file", facts(json.dumps([row]), "a.json")).code == 2
+
+
+def test_an_alias_of_a_single_proposal_is_stored_and_shown(cli):
+    arguments = ("--subject", "Louvre", "--prompt", "{} is in the city of", "--target", "Oslo")
+
+    edit = cli.json("propose", *arguments, "--alias", "The Museum").document["edit"]
+    refused = cli("propose", *arguments, "--alias", "Louvre")
+
+    assert edit["aliases"] == ["The Museum"]
+    assert cli.json("show", edit["id"]).document["edit"]["aliases"] == ["The Museum"]
+    assert (refused.code, "another alias" in refused.err) == (1, True)

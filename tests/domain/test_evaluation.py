@@ -195,6 +195,15 @@ def test_a_guard_that_fires_on_a_neighbour_is_warned_about_by_name():
     assert "Louvre is in" in check.explanation
 
 
+def test_the_known_subjects_a_guard_keeps_off_are_named():
+    manifest = replace(MANIFEST, decoys=("Space Noodle", "Space Noodle", "Needle"))
+
+    check = checked(CheckKind.SELECTIVITY, manifest=manifest)
+
+    assert check.verdict is Verdict.PASSED
+    assert "off 2 known subjects: Space Noodle, Needle" in check.explanation
+
+
 def test_a_close_live_edit_is_warned_about_by_name():
     inspection = replace(INSPECTION, conflicts=((EditId("e-near"), 0.4), (EditId("e-far"), 0.01)))
 

@@ -2,12 +2,14 @@ import pytest
 
 from errata_server.domain.errors import InvalidFactError, SubjectNotFoundError
 from errata_server.domain.facts import (
+    MAX_ALIASES,
     MAX_FACTS,
     MAX_TEXT,
     CheckPrompt,
     EditRequest,
     Fact,
     clean_text,
+    plain_name,
 )
 from tests.support import edit_request, fact
 
@@ -89,3 +91,42 @@ def test_a_request_survives_json():
     )
 
     assert EditRequest.from_json(request.to_json()) == request
+
+
+def test_aliases_survive_json_and_leave_no_trace_where_there_are_none():
+    request = edit_request(aliases=("The Needle", " Seattle's Needle "))
+
+    assert request.aliases == ("The Needle", "Seattle's Needle")
+    assert EditRequest.from_json(request.to_json()) == request
+    assert "aliases" not in edit_request().to_json()
+
+
+@pytest.mark.parametrize(
+    "aliases",
+    [
+        ("Space Needle",),
+        ("Needle", "Needle"),
+        ("the {}",),
+        ("",),
+        ("a\nb",),
+        tuple(map(str, range(MAX_ALIASES + 1))),
+    ],
+)
+def test_an_alias_is_another_name_and_given_once(aliases):
+    with pytest.raises(InvalidFactError) as refused:
+        edit_request(aliases=aliases)
+
+    assert refused.value.metadata["field"].startswith("aliases")
+
+
+@pytest.mark.parametrize(
+    ("name", "other", "same"),
+    [
+        ("The  Louvre", "louvre", True),
+        ("A Louvre", "an louvre", True),
+        ("Theatre", "atre", False),
+        ("Kingdom of Iraq", "Iraq", False),
+    ],
+)
+def test_names_are_compared_without_article_and_capitals(name, other, same):
+    assert (plain_name(name) == plain_name(other)) is same

@@ -18,7 +18,7 @@ SUBJECTS = ("Louvre", "Big Ben", "Prado", "Colosseum", "Reichstag")
 CPU = torch.device("cpu")
 
 
-def branch(matchers, *, widths, residuals, owners=None) -> GuardedBranch:
+def branch(matchers, *, widths, residuals, owners=None, decoys=None) -> GuardedBranch:
     rows = torch.tensor(matchers)
     return GuardedBranch(
         module="m",
@@ -26,6 +26,8 @@ def branch(matchers, *, widths, residuals, owners=None) -> GuardedBranch:
         widths=torch.tensor(widths),
         residuals=torch.tensor(residuals),
         owners=torch.tensor(owners or range(len(rows))),
+        scales=torch.ones(len(rows)),
+        decoys=torch.tensor(decoys) if decoys else rows[:0],
     )
 
 
@@ -70,6 +72,74 @@ def test_two_keys_of_one_edit_share_its_value():
     inputs = torch.tensor([[[3.0, 0.0], [0.0, 2.0], [1.0, 1.0]]])
 
     assert edit.rewrite(inputs, torch.zeros(1, 3, 1))[0, :, 0].tolist() == [5.0, 5.0, 0.0]
+
+
+def test_no_guard_fires_where_a_decoy_is_nearer():
+    edit = branch([[1.0, 0.0]], widths=[0.9], residuals=[[10.0]], decoys=[[0.6, 0.8]])
+    inputs = torch.tensor([[[1.0, 0.0], [0.95, 0.3], [0.8, 0.6], [0.6, 0.8]]])
+
+    out = edit.rewrite(inputs, torch.zeros(1, 4, 1))
+
+    # Nearness to the decoy: .6, .81 and .96 and 1, against .95 and .8 to the key.
+    assert out[0, :, 0].tolist() == [10.0, 10.0, 0.0, 0.0]
+
+
+def test_a_decoy_is_compared_in_the_metric_of_the_second_moment():
+    plain = branch([[1.0, 0.0]], widths=[0.9], residuals=[[10.0]], decoys=[[0.0, 1.0]])
+    strong = replace(plain, scales=torch.tensor([3.0]))
+    inputs = torch.tensor([[[0.6, 0.8]]])  # match .6, nearness to the decoy .8
+
+    outputs = [edit.rewrite(inputs, torch.zeros(1, 1, 1)).item() for edit in (plain, strong)]
+
+    assert outputs == [0.0, 10.0]
+
+
+def test_an_edit_of_the_decoy_s_own_subject_takes_the_decoy_out(gpt2):
+    rows = torch.eye(tiny_models.GPT2_INPUT)
+    decoy = {"the Prado": rows[1]}
+    louvre = tiny_models.patch_tensors(
+        gpt2,
+        subject="Louvre",
+        keys=rows[:1],
+        matchers=rows[:1] + 0.9 * rows[1:2],
+        residual=torch.ones(tiny_models.D_MODEL),
+        decoys=decoy,
+    )
+    prado = tiny_models.patch_tensors(
+        gpt2,
+        subject="Prado",
+        keys=rows[1:2],
+        matchers=rows[1:2] * 2,
+        residual=torch.full((tiny_models.D_MODEL,), 2.0),
+    )
+
+    def fired(*patches):
+        (guarded,) = compose(patches, Composition.GUARDED, CPU).branches
+        return guarded.rewrite(rows[None, 1:2], torch.zeros(1, 1, tiny_models.D_MODEL))[0, 0, 0]
+
+    assert fired(louvre) == 0
+    assert fired(replace(louvre, manifest=replace(louvre.manifest, decoys=("Rijksmuseum",)))) == 0
+    assert fired(louvre, prado) == 2
+
+
+def test_a_decoy_of_several_edits_is_composed_once(gpt2):
+    rows = torch.eye(tiny_models.GPT2_INPUT)
+    several = [
+        tiny_models.patch_tensors(
+            gpt2,
+            subject=name,
+            keys=rows[place : place + 1],
+            matchers=rows[place : place + 1],
+            residual=torch.ones(tiny_models.D_MODEL),
+            decoys={"Prado": rows[7], f"Hall of {name}": rows[place + 10]},
+        )
+        for place, name in enumerate(SUBJECTS[:2])
+    ]
+
+    (guarded,) = compose(several, Composition.GUARDED, CPU).branches
+
+    assert isinstance(guarded, GuardedBranch)
+    assert torch.equal(guarded.decoys, rows[[7, 10, 11]])
 
 
 def test_a_key_belongs_to_its_own_edit_however_many_keys_come_before_it(gpt2):
@@ -184,11 +254,14 @@ def test_the_order_of_edits_does_not_change_the_answers(either, patches):
     assert torch.allclose(either.logits(batch, forward), either.logits(batch, backward), atol=1e-5)
 
 
-@pytest.mark.parametrize("index", range(4))
+@pytest.mark.parametrize("index", range(6))
 def test_the_digest_sees_one_changed_bit_of_any_tensor(either, patches, index):
-    bank = compose(list(patches.values()), Composition.GUARDED, CPU)
+    louvre = patches["Louvre"]
+    manifest = replace(louvre.manifest, decoys=("Rijksmuseum",))
+    decoyed = replace(louvre, manifest=manifest, decoys=louvre.keys)
+    bank = compose([*patches.values(), decoyed], Composition.GUARDED, CPU)
     (whole,) = bank.branches
-    names = ("matchers", "widths", "residuals", "owners")
+    names = ("matchers", "widths", "residuals", "owners", "scales", "decoys")
     tensors = dict(zip(names, (t.clone() for t in whole.tensors()), strict=True))
     changed = tensors[names[index]]
     changed.view(torch.uint8).view(-1)[-8] ^= 1

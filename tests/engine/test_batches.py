@@ -1,12 +1,18 @@
 """Many edits computed together: what each comes to alone, and what cannot be computed."""
 
+from dataclasses import replace
+
 import pytest
+import torch
 
 from errata_server.domain.errors import AlreadyTrueError, CancelledError, PromptTooLongError
 from errata_server.domain.facts import EditRequest, Fact
-from errata_server.engine import batches
+from errata_server.domain.patches import Composition
+from errata_server.engine import batches, subjects
+from errata_server.engine.bank import compose
 from errata_server.engine.batches import Batch
 from errata_server.engine.editor import compute_patch, recognise
+from errata_server.engine.keys import keys_at_subject
 from errata_server.engine.moments import collect
 from errata_server.engine.patch import PatchTensors
 from errata_server.engine.solve import factor_second_moment, match
@@ -45,17 +51,47 @@ def factor(trained, profile, tmp_path_factory):
 
 
 @pytest.fixture
-def batch(trained, profile, factor):
-    def make(requests):
+def batch(trained, profile, factor, tmp_path_factory):
+    def make(requests, known=()):
         return Batch(
             runner=trained,
             profile=profile,
             factor=factor,
             requests=requests,
             held=[()] * len(requests),
+            known=subjects.collect(
+                trained, known, profile, cache=tmp_path_factory.mktemp("known"), progress=silent
+            ),
         )
 
     return make
+
+
+def test_known_subjects_near_an_edit_become_its_decoys(batch):
+    known = ["Tower of London", "the eiffel tower", "Eiffel Tower", "Eifel Tower"]
+
+    ((_, patch),) = batch(REQUESTS[:1], known).compute(progress=silent)
+
+    # The last token is the same, and a tiny model looks at little else.
+    assert set(patch.manifest.decoys) == {"Eifel Tower"}
+    assert len(patch.decoys) == len(patch.manifest.decoys)
+
+
+def test_an_alias_has_keys_of_its_own_and_is_no_decoy(batch):
+    plain, named = REQUESTS[4], replace(REQUESTS[4], aliases=("Big Ben",))
+
+    ((_, alone),) = batch([plain]).compute(progress=silent)
+    ((_, both),) = batch([named], ["Big Ben"]).compute(progress=silent)
+
+    (branch,) = compose([both], Composition.GUARDED, torch.device("cpu")).branches
+    runner = batch([plain]).runner
+    asked = keys_at_subject(runner, both.manifest.module, ["Big Ben"], "Big Ben")
+    assert both.manifest.aliases == ("Big Ben",)
+    assert len(both.keys) > len(alone.keys)
+    assert torch.equal(both.keys[: len(alone.keys)], alone.keys)
+    assert torch.allclose(both.residual, alone.residual, atol=1e-4)
+    assert both.manifest.decoys == ()
+    assert branch.nearest(asked).fires.all()
 
 
 def test_each_edit_is_the_patch_it_would_be_alone_or_why_there_is_none(

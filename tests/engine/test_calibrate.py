@@ -12,7 +12,9 @@ from errata_server.domain.operations import Progress
 from errata_server.engine import calibrate as calibration
 from errata_server.engine import values
 from errata_server.engine.calibrate import Outcome, calibrate, choose_prefixes, find_known
+from errata_server.engine.keys import subject_keys
 from errata_server.engine.moments import collect, corpus_digest
+from errata_server.engine.solve import factor_second_moment, match, match_keys
 from tests.support import tiny_models
 
 RATES = (0.3, 0.5)
@@ -155,11 +157,42 @@ def test_prefixes_are_short_sentences_of_the_texts_behind_the_empty_one():
     assert choose_prefixes(texts, random.Random(0)) == prefixes
 
 
-def test_the_upper_quantile_is_what_a_share_of_the_values_exceed():
-    values = torch.arange(1000.0)
+def test_the_guard_is_as_wide_as_keeps_the_quiet_share_off_ordinary_keys(
+    trained, cache, monkeypatch
+):
+    moment = collect(trained, TEXTS, [0], cache=cache, progress=silent)[0]
+    profile = tiny_models.tiny_profile(trained, layer=0)
+    factor = factor_second_moment(moment.mean(), profile.ridge)
+    work = calibration._Calibration(
+        runner=trained,
+        known_facts=KNOWN,
+        known=list(KNOWN.facts),
+        prefixes=profile.prefixes,
+        texts=TEXTS,
+        by_layer={0: moment},
+        seed=0,
+        stages=calibration._Stages(silent, 1),
+        evidence=[],
+    )
+    monkeypatch.setattr(calibration, "WIDTHS", (0.0, 2.0))
 
-    for share in (0.0, 0.001, 0.25):
-        assert int((values > calibration._upper(values, share)).sum()) == round(share * 1000)
+    def quiet(width):
+        """Guards of ``width`` that fire on no ordinary key."""
+        count = 0
+        for fact in KNOWN.facts:
+            keys, _ = subject_keys(trained, fact.subject, profile, factor)
+            absent = [fact.subject not in TEXTS[int(i)] for i in moment.sample_texts]
+            sample = moment.sample[torch.tensor(absent)]
+            matches = match(sample, match_keys(keys, factor)[0].float())
+            count += float(matches.max()) <= 1 - width
+        return count
+
+    for share in (0.25, 0.5, 1.0):
+        monkeypatch.setattr(calibration, "QUIET", share)
+        width, _ = calibration.guard_width(work, profile, factor)
+        few = share * len(KNOWN.facts)
+        assert quiet(width - 1e-6) >= int(few)
+        assert quiet(width + 0.3) < len(KNOWN.facts)
 
 
 def test_a_setting_that_fails_at_anything_scores_nothing():

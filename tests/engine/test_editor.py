@@ -7,13 +7,14 @@ import torch
 
 from errata_server.domain.errors import NoEffectError
 from errata_server.domain.facts import EditRequest, Fact
-from errata_server.engine import editor
-from errata_server.engine.editor import compute_patch, subject_keys
+from errata_server.engine import keys as keys_module
+from errata_server.engine.editor import compute_patch
 from errata_server.engine.keys import (
     MAXIMUM_KEYS,
     MINIMUM_AGREEMENT,
+    context_keys,
     keys_at_subject,
-    prefixed_keys,
+    subject_keys,
 )
 from errata_server.engine.moments import collect
 from errata_server.engine.solve import factor_second_moment, match, match_keys
@@ -46,9 +47,9 @@ def factor(mean, profile):
 
 
 def contexts(runner, profile, subject):
-    """(prefixed keys, bare key, mean of them all)"""
-    prefixed, bare = prefixed_keys(runner, profile.module, subject, profile.prefixes)
-    return prefixed, bare, torch.cat([prefixed, bare[None]]).mean(dim=0)
+    """(other keys, bare key, mean of them all)"""
+    others, bare = context_keys(runner, profile.module, subject, profile.prefixes)
+    return others, bare, torch.cat([others, bare[None]]).mean(dim=0)
 
 
 def test_the_agreement_is_the_bare_keys_match_with_the_averaged_one(trained, profile, mean, factor):
@@ -65,7 +66,7 @@ def test_one_key_is_enough_where_it_recognises_the_bare_subject(
     trained, profile, factor, monkeypatch
 ):
     _, agreement = subject_keys(trained, "Prado", profile, factor)
-    monkeypatch.setattr(editor, "MINIMUM_AGREEMENT", agreement)
+    monkeypatch.setattr(keys_module, "MINIMUM_AGREEMENT", agreement)
 
     keys, _ = subject_keys(trained, "Prado", profile, factor)
 
@@ -76,12 +77,12 @@ def test_the_bare_key_becomes_one_of_its_own_where_the_average_would_miss_it(
     trained, profile, factor, monkeypatch
 ):
     _, agreement = subject_keys(trained, "Prado", profile, factor)
-    monkeypatch.setattr(editor, "MINIMUM_AGREEMENT", agreement + 1e-3)
+    monkeypatch.setattr(keys_module, "MINIMUM_AGREEMENT", agreement + 1e-3)
 
     keys, _ = subject_keys(trained, "Prado", profile, factor)
 
-    prefixed, bare, _ = contexts(trained, profile, "Prado")
-    assert torch.equal(keys, torch.stack([prefixed.mean(dim=0), bare]))
+    others, bare, _ = contexts(trained, profile, "Prado")
+    assert torch.equal(keys, torch.stack([others.mean(dim=0), bare]))
 
 
 def recognised(keys, factor, asked):
@@ -95,9 +96,9 @@ def test_a_prompt_the_keys_would_miss_brings_a_key_of_its_own(
     asked = keys_at_subject(trained, profile.module, prompts, "Prado")
     few, _ = subject_keys(trained, "Prado", profile, factor)
     lowest = float(recognised(few, factor, asked).min())
-    monkeypatch.setattr(editor, "MINIMUM_AGREEMENT", min(lowest + 0.05, 0.99))
+    monkeypatch.setattr(keys_module, "MINIMUM_AGREEMENT", min(lowest + 0.05, 0.99))
     few, _ = subject_keys(trained, "Prado", profile, factor)
-    monkeypatch.setattr(editor, "MAXIMUM_KEYS", len(few) + len(prompts))
+    monkeypatch.setattr(keys_module, "MAXIMUM_KEYS", len(few) + len(prompts))
 
     widened, _ = subject_keys(trained, "Prado", profile, factor, prompts=prompts)
 
@@ -106,7 +107,7 @@ def test_a_prompt_the_keys_would_miss_brings_a_key_of_its_own(
 
 
 def test_an_edit_has_no_more_keys_than_allowed(trained, profile, factor, monkeypatch):
-    monkeypatch.setattr(editor, "MINIMUM_AGREEMENT", 2.0)
+    monkeypatch.setattr(keys_module, "MINIMUM_AGREEMENT", 2.0)
     prompts = [f"{lead} {tiny_models.TEMPLATES[0]}".format("Prado") for lead in tiny_models.LEADS]
 
     keys, _ = subject_keys(trained, "Prado", profile, factor, prompts=prompts)

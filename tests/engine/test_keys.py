@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from errata_server.domain.errors import PromptTooLongError, SubjectNotFoundError
-from errata_server.engine.keys import keys_at_subject, prefixed_keys
+from errata_server.engine.keys import MENTIONS, context_keys, keys_at_subject
 from errata_server.engine.tokens import join
 from tests.support import tiny_models
 
@@ -28,19 +28,20 @@ def test_the_bare_subjects_key_is_told_apart_from_those_behind_prefixes(either):
     texts = [join(lead, "Big Ben") for lead in tiny_models.LEADS]
     assert tiny_models.LEADS[0] == ""
 
-    prefixed, bare = prefixed_keys(either, module, "Big Ben", tiny_models.LEADS)
+    others, bare = context_keys(either, module, "Big Ben", tiny_models.LEADS)
 
+    texts += [mention.replace("{}", "Big Ben") for mention in MENTIONS]
     each = keys_at_subject(either, module, texts, "Big Ben")
-    assert torch.allclose(prefixed, each[1:], atol=1e-4)
+    assert torch.allclose(others, each[1:], atol=1e-4)
     assert torch.allclose(bare, each[0], atol=1e-4)
 
 
-def test_without_prefixes_the_bare_key_stands_for_them(gpt2):
+def test_a_longer_text_is_not_mentioned_and_stands_for_itself_without_prefixes(gpt2):
     module = gpt2.checkpoint.projection_path(0)
 
-    prefixed, bare = prefixed_keys(gpt2, module, "Big Ben", ("",))
+    others, bare = context_keys(gpt2, module, "Big Ben", ("",), bare="Big Ben is in")
 
-    assert torch.equal(prefixed, bare[None])
+    assert torch.equal(others, bare[None])
 
 
 def test_a_text_that_does_not_name_the_subject_is_refused(gpt2):

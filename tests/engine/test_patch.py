@@ -23,7 +23,9 @@ MODEL = Digest("a" * 64)
 NAN, INFINITY = float("nan"), float("inf")
 
 
-def tensors(keys: int = 2, d_in: int = 5, d_out: int = 3) -> PatchTensors:
+def tensors(
+    keys: int = 2, d_in: int = 5, d_out: int = 3, decoys: tuple[str, ...] = ()
+) -> PatchTensors:
     generator = torch.Generator().manual_seed(keys)
     return PatchTensors(
         manifest=PatchManifest(
@@ -38,10 +40,12 @@ def tensors(keys: int = 2, d_in: int = 5, d_out: int = 3) -> PatchTensors:
             leverages=tuple(1.5 + i for i in range(keys)),
             guard_width=0.3,
             optimisation=RECORD,
+            decoys=decoys,
         ),
         keys=torch.randn(keys, d_in, generator=generator),
         matchers=torch.randn(keys, d_in, generator=generator),
         residual=torch.randn(d_out, generator=generator),
+        decoys=torch.randn(len(decoys), d_in, generator=generator),
     )
 
 
@@ -78,6 +82,23 @@ def test_a_patch_comes_back_bit_for_bit():
     for name in ("keys", "matchers", "residual"):
         assert torch.equal(getattr(again, name), getattr(patch, name))
     assert encode(again).payload == VALID
+
+
+def test_decoys_come_back_with_their_subjects():
+    patch = tensors(decoys=("Prado", "Prado", "Louvre"))
+
+    again = decode(encode(patch).payload, model=MODEL)
+
+    assert again.manifest == patch.manifest
+    assert torch.equal(again.decoys, patch.decoys)
+
+
+def test_a_patch_without_decoys_has_the_bytes_it_had_before_there_were_any():
+    header, _ = header_of(VALID)
+
+    assert "decoys" not in header
+    assert b"decoys" not in tensors().manifest.body
+    assert decode(VALID, model=MODEL).decoys.shape == (0, 5)
 
 
 def test_awkward_numbers_survive_the_trip():
@@ -128,6 +149,7 @@ def test_a_number_that_is_not_finite_is_refused(name, value):
         {"matchers": None},
         {"extra": torch.zeros(1)},
         {"keys": None, "key": torch.zeros(2, 5)},
+        {"decoys": torch.zeros(1, 5)},
     ],
     ids=str,
 )
@@ -163,6 +185,9 @@ def test_other_tensors_shapes_and_kinds_than_the_manifest_names_are_refused(chan
         {"optimisation": None},
         {"optimisation": {"steps": 1}},
         {"surprise": 1},
+        {"decoys": ["Prado"]},
+        {"decoys": 1},
+        {"decoys": [None]},
     ],
     ids=str,
 )

@@ -90,6 +90,25 @@ def test_paraphrases_given_in_the_request_are_the_only_ones():
     assert made.sources["paraphrases"] == "given in the request"
 
 
+def test_every_fact_is_asked_by_the_other_names_too():
+    request = edit_request(aliases=("The Needle", "Needle Tower"))
+
+    found = plan(request)
+
+    asked = [p.prompt for p in found.paraphrases if p.expected == "Paris"]
+    assert asked[-2:] == ["The Needle is in the city of", "Needle Tower is in the city of"]
+    assert found.sources["paraphrases"].endswith("; aliases")
+
+
+def test_an_alias_is_no_neighbour_of_its_own_edit():
+    named = {p.prompt.split(" is ")[0] for p in plan().neighbours}
+    alias = sorted(named)[0]
+
+    neighbours = plan(edit_request(aliases=(alias,))).neighbours
+
+    assert not any(p.prompt.startswith(alias) for p in neighbours)
+
+
 def test_without_another_template_the_prompt_is_asked_behind_lead_ins():
     made = plan(edit_request("Atlantis", template="The ruins of {} lie off the coast of"))
 

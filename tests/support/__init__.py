@@ -63,10 +63,12 @@ def edit_request(
     template: str = CITY[0],
     paraphrases: tuple[CheckPrompt, ...] = (),
     neighbours: tuple[CheckPrompt, ...] = (),
+    aliases: tuple[str, ...] = (),
     reason: str = "it was moved",
 ) -> EditRequest:
     """A request to move one subject to another city."""
     return EditRequest(
+        aliases=aliases,
         subject=subject,
         facts=(fact(target, template=template),),
         paraphrases=paraphrases,

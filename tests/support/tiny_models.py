@@ -180,6 +180,7 @@ def patch_tensors(
     keys: torch.Tensor,
     matchers: torch.Tensor,
     residual: torch.Tensor,
+    decoys: dict[str, torch.Tensor] | None = None,
     **manifest: Any,
 ) -> PatchTensors:
     """A patch of given tensors, its manifest filled in to fit; layer 0 unless said otherwise."""
@@ -196,12 +197,14 @@ def patch_tensors(
         "leverages": tuple(1.0 for _ in keys),
         "guard_width": 0.3,
         "optimisation": RECORD,
+        "decoys": tuple(decoys or {}),
     }
     return PatchTensors(
         manifest=PatchManifest(**(fields | manifest)),
         keys=keys,
         matchers=matchers,
         residual=residual,
+        decoys=torch.stack([*decoys.values()]) if decoys else keys[:0],
     )
 
 

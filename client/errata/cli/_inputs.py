@@ -49,7 +49,10 @@ def check_prompts(path: Path) -> list[errata.CheckPrompt]:
 
 
 def proposals(path: Path) -> list[errata.EditProposal]:
-    """The edits in ``path``: records of subject, prompt and target, one fact each."""
+    """The edits in ``path``: records of subject, prompt and target, one fact each.
+
+    Aliases, where there are some, are a list; in a CSV they stand between bars: ``|``.
+    """
     return [
         errata.EditProposal(
             subject=_text(record, "subject", place),
@@ -58,6 +61,7 @@ def proposals(path: Path) -> list[errata.EditProposal]:
                     template=_text(record, "prompt", place), target=_text(record, "target", place)
                 ),
             ),
+            aliases=_names(record, "aliases", place),
         )
         for place, record in _records(path)
     ]
@@ -120,6 +124,14 @@ def _text(record: Mapping[str, Any], name: str, place: str, default: str | None 
     if not isinstance(value, str) or (default is None and not value.strip()):
         raise typer.BadParameter(f"{place} has no text under {name!r}")
     return value
+
+
+def _names(record: Mapping[str, Any], name: str, place: str) -> tuple[str, ...]:
+    value = record.get(name) or []
+    names = value.split("|") if isinstance(value, str) else value
+    if not isinstance(names, list) or not all(isinstance(one, str) for one in names):
+        raise typer.BadParameter(f"{place} must have a list of texts under {name!r}")
+    return tuple(one.strip() for one in names if one.strip())
 
 
 def numbers(given: Iterable[str]) -> dict[str, float]:

@@ -59,6 +59,10 @@ def propose(
             metavar="PROMPT=EXPECTED",
         ),
     ] = None,
+    alias: Annotated[
+        list[str] | None,
+        typer.Option(help="Another name of the subject that the edit is to know as well."),
+    ] = None,
     suite: SuiteFile = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check the request, compute and store no edit.")
@@ -66,7 +70,7 @@ def propose(
 ) -> None:
     """Compute a patch and check it, or with --file many. Nothing goes live."""
     if batched.file is not None:
-        if any([subject, prompt, target, paraphrase, neighbour, suite, dry_run]):
+        if any([subject, prompt, target, paraphrase, neighbour, alias, suite, dry_run]):
             raise typer.BadParameter("--file takes all of an edit from the file")
         _propose_file(session, inputs.proposals(batched.file), batched, why)
         return
@@ -76,6 +80,7 @@ def propose(
     options = _propose_options(
         subject, target, why, prompts=(paraphrase or [], neighbour or []), suite=suite
     )
+    options |= {"aliases": alias or []}
     if dry_run:
         session.client.validate(subject, facts, **options)
         session.screen.result({"valid": True}, "The request is well-formed; nothing was stored.")

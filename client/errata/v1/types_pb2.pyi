@@ -312,6 +312,7 @@ class Edit(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     SUPERSEDED_BY_FIELD_NUMBER: _builtins.int
     SUITE_FIELD_NUMBER: _builtins.int
+    ALIASES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """models/*/edits/*"""
     subject: _builtins.str
@@ -342,6 +343,10 @@ class Edit(_message.Message):
     def suite(self) -> _containers.RepeatedCompositeFieldContainer[Global___CheckPrompt]:
         """Regression prompts that came with the request."""
 
+    @_builtins.property
+    def aliases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Other names of the subject that the edit knows."""
+
     def __init__(
         self,
         *,
@@ -361,10 +366,11 @@ class Edit(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         superseded_by: _builtins.str = ...,
         suite: _abc.Iterable[Global___CheckPrompt] | None = ...,
+        aliases: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "patch", b"patch"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["approvals", b"approvals", "create_time", b"create_time", "facts", b"facts", "name", b"name", "neighbours", b"neighbours", "paraphrases", b"paraphrases", "patch", b"patch", "profile", b"profile", "proposer", b"proposer", "reason", b"reason", "report", b"report", "state", b"state", "subject", b"subject", "suite", b"suite", "superseded_by", b"superseded_by", "ticket", b"ticket"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "approvals", b"approvals", "create_time", b"create_time", "facts", b"facts", "name", b"name", "neighbours", b"neighbours", "paraphrases", b"paraphrases", "patch", b"patch", "profile", b"profile", "proposer", b"proposer", "reason", b"reason", "report", b"report", "state", b"state", "subject", b"subject", "suite", b"suite", "superseded_by", b"superseded_by", "ticket", b"ticket"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

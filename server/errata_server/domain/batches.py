@@ -148,4 +148,5 @@ def _merged(requests: Sequence[EditRequest]) -> EditRequest:
         reason=next((one.reason for one in requests if one.reason), ""),
         ticket=next((one.ticket for one in requests if one.ticket), ""),
         suite=tuple(dict.fromkeys(p for one in requests for p in one.suite)),
+        aliases=tuple(dict.fromkeys(a for one in requests for a in one.aliases)),
     )

@@ -125,6 +125,8 @@ def _selectivity(evidence: Evidence) -> Check:
         return _skipped(CheckKind.SELECTIVITY, "no sample of ordinary keys is stored")
     rate = seen.corpus_firings / seen.corpus_keys
     text = f"the guard fires on {seen.corpus_firings} of {seen.corpus_keys} ordinary keys"
+    if kept_off := list(dict.fromkeys(evidence.manifest.decoys)):
+        text += f", and decoys keep it off {len(kept_off)} known subjects: {_names(kept_off)}"
     near = [prompt for prompt, match in seen.neighbour_matches if evidence.recognises(match)]
     if near:
         text += f" and on {len(near)} of the neighbours' prompts: {_names(near)}"

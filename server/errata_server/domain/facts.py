@@ -14,6 +14,10 @@ PLACEHOLDER: Final = "{}"
 MAX_TEXT: Final = 2_000
 """Characters allowed in a subject, a template or a target."""
 
+ARTICLES: Final = ("the ", "a ", "an ")
+MAX_ALIASES: Final = 8
+"""Other names one edit may have: each brings keys of its own, which every served token pays for."""
+
 MAX_FACTS: Final = 32
 """Facts allowed in one edit; they share one value, so more would only fight."""
 
@@ -45,6 +49,12 @@ def clean_text(text: str, field: str) -> str:
                 character=f"U+{ord(character):04X}",
             )
     return cleaned
+
+
+def plain_name(subject: str) -> str:
+    """``subject`` as it is compared with other names: without article and capitals."""
+    name = " ".join(subject.casefold().split())
+    return next((name[len(a) :] for a in ARTICLES if name.startswith(a)), name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,10 +138,14 @@ class EditRequest:
     suite: tuple[CheckPrompt, ...] = ()
     """Regression prompts that must stay right, beside those of stored suites."""
 
+    aliases: tuple[str, ...] = ()
+    """Other names of the subject that the edit is to know: nicknames, other spellings."""
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "subject", clean_text(self.subject, "subject"))
         if PLACEHOLDER in self.subject:
             raise InvalidFactError("the subject must not contain {}", field="subject")
+        object.__setattr__(self, "aliases", _clean_aliases(self.subject, self.aliases))
         if not 1 <= len(self.facts) <= MAX_FACTS:
             raise InvalidFactError(
                 f"an edit needs 1 to {MAX_FACTS} facts, not {len(self.facts)}",
@@ -154,11 +168,15 @@ class EditRequest:
     def to_json(self) -> dict[str, Any]:
         """The request as JSON-ready values; inverse of `from_json`.
 
-        Without a suite there is no field for it: edits made before there was any keep their
-        digests.
+        Without a suite or aliases there are no fields for them: edits made before there were any
+        keep their digests.
         """
-        suite = {"suite": [_prompt_json(p) for p in self.suite]} if self.suite else {}
-        return suite | {
+        later: dict[str, Any] = {}
+        if self.suite:
+            later["suite"] = [_prompt_json(p) for p in self.suite]
+        if self.aliases:
+            later["aliases"] = list(self.aliases)
+        return later | {
             "subject": self.subject,
             "facts": [{"template": f.template, "target": f.target} for f in self.facts],
             "paraphrases": [_prompt_json(p) for p in self.paraphrases],
@@ -178,7 +196,27 @@ class EditRequest:
             reason=value["reason"],
             ticket=value["ticket"],
             suite=tuple(CheckPrompt(**p) for p in value.get("suite", ())),
+            aliases=tuple(value.get("aliases", ())),
         )
+
+
+def _clean_aliases(subject: str, aliases: tuple[str, ...]) -> tuple[str, ...]:
+    cleaned = tuple(clean_text(alias, f"aliases[{i}]") for i, alias in enumerate(aliases))
+    if len(cleaned) > MAX_ALIASES:
+        raise InvalidFactError(
+            f"an edit may have {MAX_ALIASES} aliases, not {len(cleaned)}",
+            field="aliases",
+            limit=MAX_ALIASES,
+        )
+    for place, alias in enumerate(cleaned):
+        if PLACEHOLDER in alias or alias in {subject, *cleaned[:place]}:
+            raise InvalidFactError(
+                f"the alias {alias!r} is the subject or another alias, or contains {{}}; give "
+                "each other name once",
+                field=f"aliases[{place}]",
+                alias=alias,
+            )
+    return cleaned
 
 
 def _prompt_json(prompt: CheckPrompt) -> dict[str, str]:

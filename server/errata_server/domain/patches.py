@@ -61,17 +61,33 @@ class PatchManifest:
 
     guard_width: float
     optimisation: OptimisationRecord
+    decoys: tuple[str, ...] = ()
+    """The known subject of each decoy: nearer to it than to this edit's keys, nothing fires."""
+
+    aliases: tuple[str, ...] = ()
+    """Other names of the subject, which have keys here too."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The subject and its aliases."""
+        return (self.subject, *self.aliases)
 
     @property
     def body(self) -> bytes:
-        """Canonical JSON of every field."""
-        return canonical.encode(asdict(self))
+        """Canonical JSON of every field; later ones only where there are some (ADR 0017)."""
+        values = asdict(self)
+        for name in ("decoys", "aliases"):
+            if not values[name]:
+                del values[name]
+        return canonical.encode(values)
 
     @classmethod
     def from_body(cls, body: bytes) -> Self:
         """Inverse of `body`."""
         fields: dict[str, Any] = canonical.decode(body)
         fields["leverages"] = tuple(fields["leverages"])
+        fields["decoys"] = tuple(fields.get("decoys", ()))
+        fields["aliases"] = tuple(fields.get("aliases", ()))
         fields["optimisation"] = OptimisationRecord(**fields["optimisation"])
         return cls(**fields)
 

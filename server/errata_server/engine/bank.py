@@ -1,10 +1,12 @@
 """The side branch: live patches composed beside the edited projections.
 
 Invariants: the base weights take no part; where no key is recognised the output is the
-base's, bit for bit; a bank is immutable, so a request that holds one sees one revision.
+base's, bit for bit; a bank is immutable, so a request that holds one sees one revision; no
+decoy keeps an edit from its own subject.
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -12,9 +14,10 @@ from itertools import groupby
 from typing import Final
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from errata_server.domain.facts import plain_name
 from errata_server.domain.ids import Digest
 from errata_server.domain.patches import Composition
 from errata_server.engine.architecture import projection
@@ -27,8 +30,24 @@ LINEAR_RIDGE: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Nearest:
+    """What the guards make of some inputs."""
+
+    fires: Bool[Tensor, "*rows"]
+    keys: Int[Tensor, "*rows"]
+    """The key that matches best, whether its guard fires or not."""
+
+    matches: Float[Tensor, "*rows"]
+    """Its match."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GuardedBranch:
-    """Patches at one projection, each firing only where its own key is recognised."""
+    """Patches at one projection, each firing only where its own key is recognised.
+
+    Where the input is nearer to a decoy than to the best match's key, by the cosine in the metric
+    C^-1, it is another subject's, and no guard fires.
+    """
 
     module: str
     matchers: Float[Tensor, "key d_in"]
@@ -37,18 +56,38 @@ class GuardedBranch:
     owners: Int[Tensor, " key"]
     """Row of ``residuals`` each key belongs to."""
 
+    scales: Float[Tensor, " key"]
+    """What a match is multiplied by to be compared with a decoy's nearness."""
+
+    decoys: Float[Tensor, "decoy d_in"]
+
+    def nearest(self, inputs: Float[Tensor, "*rows d_in"]) -> Nearest:
+        """Which guard fires on each of ``inputs``, if one does."""
+        inputs = inputs.to(self.matchers.dtype)
+        best, keys = match(inputs, self.matchers).max(dim=-1)
+        fires = best > 1 - self.widths[keys]
+        if len(self.decoys) and bool(fires.any()):
+            nearness = best[fires] * self.scales[keys[fires]]
+            decoyed = match(inputs[fires], self.decoys).max(dim=-1).values
+            fires[fires.clone()] = nearness >= decoyed
+        return Nearest(fires=fires, keys=keys, matches=best)
+
     def rewrite(
         self, inputs: Float[Tensor, "batch seq d_in"], outputs: Float[Tensor, "batch seq d_out"]
     ) -> Float[Tensor, "batch seq d_out"]:
         """``outputs`` plus the residual of the edit that matches best, where within its guard."""
-        best, nearest = match(inputs.to(self.matchers.dtype), self.matchers).max(dim=-1)
-        fires = best > 1 - self.widths[nearest]
-        edited = outputs + self.residuals[self.owners[nearest]].to(outputs.dtype)
-        return torch.where(fires[..., None], edited, outputs)
+        nearest = self.nearest(inputs)
+        if not bool(nearest.fires.any()):
+            return outputs
+        owners = self.owners[nearest.keys[nearest.fires]]
+        edited = outputs.clone()
+        edited[nearest.fires] += self.residuals[owners].to(outputs.dtype)
+        return edited
 
     def tensors(self) -> tuple[Tensor, ...]:
         """Everything that decides what this branch computes, in a fixed order."""
-        return (self.matchers, self.widths, self.residuals, self.owners)
+        decoyed = (self.scales, self.decoys) if len(self.decoys) else ()
+        return (self.matchers, self.widths, self.residuals, self.owners, *decoyed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,13 +156,30 @@ def guarded_branch(
     """``patches`` of one projection, each behind its guard."""
     counts = torch.tensor([len(patch.keys) for patch in patches])
     widths = torch.tensor([patch.manifest.guard_width for patch in patches])
+    decoys = _decoys(patches)
+    width = patches[0].manifest.d_in
     return GuardedBranch(
         module=module,
         matchers=torch.cat([patch.matchers for patch in patches]).to(device),
         widths=widths.repeat_interleave(counts).to(device),
         residuals=torch.stack([patch.residual for patch in patches]).to(device),
         owners=torch.arange(len(patches)).repeat_interleave(counts).to(device),
+        scales=torch.cat([patch.scales for patch in patches]).to(device),
+        decoys=(torch.stack(decoys) if decoys else torch.zeros(0, width)).to(device),
     )
+
+
+def _decoys(patches: Sequence[PatchTensors]) -> list[Float[Tensor, " d_in"]]:
+    """The decoys of ``patches``, each once; none of a subject that one of them is about."""
+    edited = {plain_name(name) for patch in patches for name in patch.manifest.names}
+    rows: dict[tuple[str, str, int], Tensor] = {}
+    for patch in patches:
+        seen: Counter[str] = Counter()
+        for name, row in zip(patch.manifest.decoys, patch.decoys, strict=True):
+            if plain_name(name) not in edited:
+                rows.setdefault((patch.manifest.profile, name, seen[name]), row)
+            seen[name] += 1
+    return list(rows.values())
 
 
 def linear_branch(

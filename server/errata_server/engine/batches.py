@@ -27,6 +27,7 @@ from errata_server.engine.measure import EXTRA_TOKENS
 from errata_server.engine.patch import PatchTensors
 from errata_server.engine.runner import BASE, Runner
 from errata_server.engine.solve import match
+from errata_server.engine.subjects import SubjectKeys
 from errata_server.engine.values import optimise_values
 
 MEMORY: Final = 512 * 1024 * 1024
@@ -54,6 +55,9 @@ class Batch:
     requests: Sequence[EditRequest]
     held: Sequence[Sequence[str]]
     """For each edit, prompts about its subject whose answers are to stay."""
+
+    known: SubjectKeys
+    """Subjects from which those near an edit's become its decoys."""
 
     def compute(self, *, progress: ReportProgress) -> Iterator[tuple[int, Computed]]:
         """(place, patch or why there is none) of every edit, as they are found.
@@ -91,7 +95,9 @@ class Batch:
             request = self.requests[place]
             try:
                 with telemetry.stage("keys"):
-                    recognition = recognise(self.runner, request, self.profile, self.factor)
+                    recognition = recognise(
+                        self.runner, request, self.profile, self.factor, known=self.known
+                    )
                 yield place, assemble(self.runner, request, self.profile, recognition, solution)
             except (InvalidInputError, PreconditionError) as error:
                 yield place, error

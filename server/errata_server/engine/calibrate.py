@@ -22,8 +22,8 @@ from errata_server.domain.patches import Composition
 from errata_server.domain.profiles import Profile
 from errata_server.engine import moments
 from errata_server.engine.bank import compose
-from errata_server.engine.editor import compute_patch, subject_keys
-from errata_server.engine.keys import keys_at_subject
+from errata_server.engine.editor import compute_patch
+from errata_server.engine.keys import keys_at_subject, subject_keys
 from errata_server.engine.runner import Runner
 from errata_server.engine.solve import factor_second_moment, match, match_keys
 from errata_server.engine.trials import Shares, Trial, ask_trial, known_among, shares, trial_of
@@ -38,14 +38,9 @@ GUARD_SUBJECTS: Final = 40
 LAYER_TRIALS: Final = 10
 STEP_TRIALS: Final = 8
 RIDGE: Final = 1e-3
-FIRING_RATE: Final = 5e-5
-"""Share of ordinary keys a guard may fire on."""
-
-OTHER_SUBJECT_RATE: Final = 1e-3
-"""Share of other subjects' keys a guard may fire on."""
-
-RECOGNITION: Final = 0.995
-"""Share of a subject's mentions a guard is to know."""
+QUIET: Final = 0.9
+"""Share of guards that fire on no sampled ordinary key. The rest are of subjects that are ordinary
+words, and would cost all others most of their width."""
 
 RECOGNITION_SHARE: Final = 0.9
 """A layer is tried only if its guards know this much of what the best layer's know."""
@@ -174,18 +169,15 @@ def choose_prefixes(texts: Sequence[str], chooser: random.Random) -> tuple[str, 
 def guard_width(
     work: _Calibration, profile: Profile, factor: Float[Tensor, "d_in d_in"]
 ) -> tuple[float, float]:
-    """(width, recognition): wide enough to know its subject, never so wide that it leaks.
+    """(width, recognition): as wide as keeps most guards off ordinary keys, and what they know.
 
-    The narrowest guard that knows `RECOGNITION` of a subject's mentions in all its relation's
-    phrasings, but no wider than keeps off ordinary keys and other subjects.
+    Recognition is of its subject in all the relation's phrasings. These are a fraction of the
+    ways to mention it, so a guard just wide enough for them misses it elsewhere (ADR 0024).
     """
     subjects = work.known[:GUARD_SUBJECTS]
     moment = work.by_layer[profile.layer]
-    bare = torch.cat(
-        [keys_at_subject(work.runner, profile.module, [f.subject], f.subject) for f in subjects]
-    )
-    own, foreign, others = [], [], []
-    for index, fact in enumerate(subjects):
+    own, foreign = [], []
+    for fact in subjects:
         keys, _ = subject_keys(work.runner, fact.subject, profile, factor)
         matchers = match_keys(keys, factor)[0].float()
         templates = work.known_facts.templates[fact.relation]
@@ -194,23 +186,11 @@ def guard_width(
         own.append(match(seen.cpu(), matchers).max(dim=1).values)
         absent = [fact.subject not in work.texts[int(i)] for i in moment.sample_texts]
         sample = moment.sample[torch.tensor(absent, dtype=torch.bool)]
-        foreign.append(match(sample, matchers).max(dim=1).values)
-        rest = torch.cat([bare[:index], bare[index + 1 :]])
-        others.append(match(rest.cpu(), matchers).max(dim=1).values)
-    threshold = max(
-        _upper(torch.cat(own), RECOGNITION),
-        _upper(torch.cat(foreign), FIRING_RATE),
-        _upper(torch.cat(others), OTHER_SUBJECT_RATE),
-    )
+        foreign.append(match(sample, matchers).max())
+    threshold = float(torch.stack(foreign).quantile(QUIET))
     width = min(max(1 - threshold, WIDTHS[0]), WIDTHS[1])
     recognised = torch.cat(own) > 1 - width
     return width, float(recognised.float().mean())
-
-
-def _upper(values: Tensor, share: float) -> float:
-    """The value that ``share`` of ``values`` exceed."""
-    rank = min(len(values) - 1, int(share * len(values)))
-    return float(values.sort(descending=True).values[rank])
 
 
 def _sweep_layers(work: _Calibration, layers: Sequence[int], trials: Sequence[Trial]) -> Profile:

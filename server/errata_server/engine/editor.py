@@ -4,9 +4,7 @@ Everything is computed against the base model, so a patch does not depend on whi
 are live.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
 
 import torch
 from jaxtyping import Float
@@ -19,19 +17,13 @@ from errata_server.domain.operations import ReportProgress
 from errata_server.domain.patches import OptimisationRecord, PatchManifest
 from errata_server.domain.profiles import Profile
 from errata_server.domain.traces import TokenRole
-from errata_server.engine.keys import (
-    MAXIMUM_KEYS,
-    MINIMUM_AGREEMENT,
-    keys_at_subject,
-    prefixed_keys,
-)
+from errata_server.engine.decoys import Decoys, decoys_of
+from errata_server.engine.keys import subject_keys
 from errata_server.engine.patch import PatchTensors
 from errata_server.engine.runner import Runner
-from errata_server.engine.solve import match, match_keys
+from errata_server.engine.solve import match_keys
+from errata_server.engine.subjects import SubjectKeys
 from errata_server.engine.values import ValueSolution, optimise_value
-
-OF_SUBJECT: Final = frozenset({TokenRole.FIRST_SUBJECT, TokenRole.LAST_SUBJECT})
-"""Roles of tokens that the bare subject has."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +36,8 @@ class Recognition:
     agreement: float
     """rho_u: the unprefixed key's match with the averaged key."""
 
+    decoys: Decoys
+
 
 def compute_patch(
     runner: Runner,
@@ -54,7 +48,7 @@ def compute_patch(
     role: TokenRole = TokenRole.LAST_SUBJECT,
     progress: ReportProgress,
 ) -> PatchTensors:
-    """The patch that makes ``request`` true, converged or not.
+    """The patch that makes ``request`` true, converged or not, without decoys.
 
     Args:
         factor: Cholesky factor of the second moment at the profile's layer.
@@ -81,14 +75,24 @@ def recognise(
     factor: Float[Tensor, "d_in d_in"],
     *,
     role: TokenRole = TokenRole.LAST_SUBJECT,
+    known: SubjectKeys | None = None,
 ) -> Recognition:
-    """The keys of ``request``'s subject; see `subject_keys`."""
+    """The keys of ``request``'s subject, see `subject_keys`, and decoys among ``known``."""
     prompts = [fact.prompt(request.subject) for fact in request.facts]
     keys, agreement = subject_keys(
         runner, request.subject, profile, factor, prompts=prompts, role=role
     )
+    for alias in request.aliases:
+        others, _ = subject_keys(runner, alias, profile, factor)
+        keys = torch.cat([keys, others])
     matchers, leverages = match_keys(keys, factor)
-    return Recognition(keys=keys, matchers=matchers, leverages=leverages, agreement=agreement)
+    decoys = Decoys(subjects=(), rows=matchers[:0].float())
+    if known is not None:
+        names = (request.subject, *request.aliases)
+        decoys = decoys_of(runner, names, matchers, profile, factor, known=known)
+    return Recognition(
+        keys=keys, matchers=matchers, leverages=leverages, agreement=agreement, decoys=decoys
+    )
 
 
 def assemble(
@@ -121,61 +125,16 @@ def assemble(
         leverages=tuple(recognition.leverages.tolist()),
         guard_width=profile.guard_width,
         optimisation=_record(solution, recognition.agreement),
+        decoys=recognition.decoys.subjects,
+        aliases=request.aliases,
     )
     return PatchTensors(
         manifest=manifest,
         keys=recognition.keys.float(),
         matchers=recognition.matchers.float(),
         residual=solution.residual.cpu(),
+        decoys=recognition.decoys.rows,
     )
-
-
-def subject_keys(
-    runner: Runner,
-    subject: str,
-    profile: Profile,
-    factor: Float[Tensor, "d_in d_in"],
-    *,
-    prompts: Sequence[str] = (),
-    role: TokenRole = TokenRole.LAST_SUBJECT,
-) -> tuple[Float[Tensor, "key d_in"], float]:
-    """(keys, rho_u): the averaged key, and more of the same value where it falls short.
-
-    The average is over every prefix, the bare subject included. Where it would miss the bare
-    subject (often another tokenisation: no space before it), mixing the two serves neither,
-    so the prefixed average and the unprefixed key become two keys. The subject's key in one
-    of ``prompts`` that still goes unrecognised becomes a key too, `MAXIMUM_KEYS` in all. A
-    token behind the subject has its keys in the first of ``prompts``, there being none in the
-    bare subject.
-    """
-    text = subject if role in OF_SUBJECT else prompts[0]
-    prefixed, bare = prefixed_keys(
-        runner, profile.module, subject, profile.prefixes, role=role, bare=text
-    )
-    prefixed, bare = prefixed.cpu(), bare.cpu()
-    averaged = torch.cat([prefixed, bare[None]]).mean(dim=0)
-    matchers, _ = match_keys(averaged[None], factor)
-    agreement = float(match(bare[None].double(), matchers))
-    covered = agreement >= MINIMUM_AGREEMENT
-    keys = averaged[None] if covered else torch.stack([prefixed.mean(dim=0), bare])
-    if prompts:
-        asked = keys_at_subject(runner, profile.module, prompts, subject, role=role).cpu()
-        keys = _widened(keys, asked, factor)
-    return keys, agreement
-
-
-def _widened(
-    keys: Float[Tensor, "key d_in"],
-    asked: Float[Tensor, "prompt d_in"],
-    factor: Float[Tensor, "d_in d_in"],
-) -> Float[Tensor, "row d_in"]:
-    """``keys`` and, worst first, those of ``asked`` that they do not recognise."""
-    while len(keys) < MAXIMUM_KEYS:
-        matches = match(asked.double(), match_keys(keys, factor)[0]).max(dim=1).values
-        if float(matches.min()) >= MINIMUM_AGREEMENT:
-            break
-        keys = torch.cat([keys, asked[int(matches.argmin())][None]])
-    return keys
 
 
 def _record(solution: ValueSolution, agreement: float) -> OptimisationRecord:

@@ -70,6 +70,8 @@ from errata_server.engine.patch import PatchTensors, decode, encode
 from errata_server.engine.runner import Runner
 from errata_server.engine.solve import factor_second_moment
 from errata_server.engine.strain import nearest_patches, strains
+from errata_server.engine.subjects import SubjectKeys
+from errata_server.engine.subjects import collect as collect_subjects
 from errata_server.engine.vocabulary import untrained_tokens
 
 CACHED_PATCHES: Final = 20_000
@@ -94,7 +96,7 @@ def load(
         dtype: A torch dtype's name, or ``auto``.
         texts: Ordinary text for second moments.
         subjects: Subjects the model knows; the spread of their embeddings is the unit of a
-            causal trace's noise.
+            causal trace's noise, and those near an edit's subject become its decoys.
 
     Raises:
         UnsupportedModelError: the checkpoint cannot be loaded or edited.
@@ -112,6 +114,7 @@ class TorchEngine:
         self._runner = runner
         blocks = blocks_of(runner.checkpoint)
         self._sigma = runner.run(partial(subject_sigma, blocks, runner.tokens, subjects))
+        self._subjects = tuple(subjects)
         self._cache = cache
         self._texts = texts
         self._corpus = moments.corpus_digest(texts)
@@ -119,10 +122,9 @@ class TorchEngine:
         self._untrained = untrained_tokens(embeddings.get_parameter("weight"))
         self._profile: Profile | None = None
         self._factor: tuple[Profile, Float[Tensor, "d_in d_in"]] | None = None
+        self._subject_keys: tuple[Profile, SubjectKeys] | None = None
         self._patches: OrderedDict[Digest, PatchTensors] = OrderedDict()
         self._patches_lock = threading.Lock()
-        # Its own lock: collecting a second moment may take minutes, composing must not wait.
-        self._factor_lock = threading.Lock()
         # Of its own: collecting second moments takes long, and composing must not wait for it.
         self._factoring = threading.Lock()
 
@@ -404,6 +406,7 @@ class TorchEngine:
             factor=self._second_moment_factor(profile, progress),
             requests=requests,
             held=held,
+            known=self._known_subjects(profile, progress),
         )
 
     def _moment(self, layer: int, progress: ReportProgress) -> moments.SecondMoment:
@@ -419,6 +422,15 @@ class TorchEngine:
                 mean = self._moment(profile.layer, progress).mean()
                 self._factor = (profile, factor_second_moment(mean, profile.ridge))
             return self._factor[1]
+
+    def _known_subjects(self, profile: Profile, progress: ReportProgress) -> SubjectKeys:
+        with self._factoring:
+            if self._subject_keys is None or self._subject_keys[0] != profile:
+                found = collect_subjects(
+                    self._runner, self._subjects, profile, cache=self._cache, progress=progress
+                )
+                self._subject_keys = (profile, found)
+            return self._subject_keys[1]
 
     def _decoded(self, digest: Digest, load: LoadArtifact) -> PatchTensors:
         with self._patches_lock:

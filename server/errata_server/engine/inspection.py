@@ -12,11 +12,11 @@ from torch import Tensor
 
 from errata_server.domain.ids import EditId
 from errata_server.domain.measurements import PatchInspection
-from errata_server.engine.keys import keys_at_subject
+from errata_server.engine.bank import GuardedBranch, guarded_branch
+from errata_server.engine.keys import keys_in
 from errata_server.engine.moments import SecondMoment
 from errata_server.engine.patch import PatchTensors
 from errata_server.engine.runner import Runner
-from errata_server.engine.solve import match
 from errata_server.engine.tokens import join
 
 UNSEEN: Final = (
@@ -49,10 +49,13 @@ def inspect(
         live: Patches live beside this one, that of the same subject excepted.
         neighbours: Prompts on other subjects.
     """
-    subject = patch.manifest.subject
-    texts = [join(lead, subject) for lead in UNSEEN]
-    own = keys_at_subject(runner, patch.manifest.module, texts, subject)
-    foreign = [subject not in moment_texts[int(i)] for i in moment.sample_texts]
+    mentions = [(join(lead, name), name) for name in patch.manifest.names for lead in UNSEEN]
+    texts = [text for text, _ in mentions]
+    own = keys_in(runner, patch.manifest.module, mentions)
+    foreign = [
+        not any(name in moment_texts[int(i)] for name in patch.manifest.names)
+        for i in moment.sample_texts
+    ]
     sample = moment.sample[torch.tensor(foreign, dtype=torch.bool)]
     conflicts = sorted(
         ((edit, _whitened_cosine(patch, other)) for edit, other in live),
@@ -75,12 +78,18 @@ def inspect(
 
 
 def best_matches(patch: PatchTensors, keys: Float[Tensor, "row d_in"]) -> Float[Tensor, " row"]:
-    """For each row, the best match over the patch's keys."""
-    return match(keys.cpu(), patch.matchers).max(dim=1).values
+    """For each row, the best match over the patch's keys; 0 where a decoy keeps it off."""
+    nearest = _alone(patch).nearest(keys.cpu())
+    decoyed = (nearest.matches > 1 - patch.manifest.guard_width) & ~nearest.fires
+    return nearest.matches.masked_fill(decoyed, 0.0)
 
 
 def _fires(patch: PatchTensors, keys: Float[Tensor, "row d_in"]) -> Tensor:
-    return best_matches(patch, keys) > 1 - patch.manifest.guard_width
+    return _alone(patch).nearest(keys.cpu()).fires
+
+
+def _alone(patch: PatchTensors) -> GuardedBranch:
+    return guarded_branch(patch.manifest.module, [patch], torch.device("cpu"))
 
 
 def _whitened_cosine(patch: PatchTensors, other: PatchTensors) -> float:

@@ -1,8 +1,8 @@
 """A patch as bytes and as tensors.
 
 Invariants: the payload is safetensors with exactly the tensors ``keys``, ``matchers`` and
-``residual``, all float32 and finite, of the shapes its manifest names; anything else is
-refused before it comes near the model.
+``residual``, and ``decoys`` where its manifest names some, all float32 and finite, of the
+shapes the manifest names; anything else is refused before it comes near the model.
 """
 
 import math
@@ -34,6 +34,16 @@ class PatchTensors:
     residual: Float[Tensor, " d_out"]
     """r: what is added to the projection's output where a key is recognised."""
 
+    decoys: Float[Tensor, "decoy d_in"]
+    """C^-1 k / sqrt(k^T C^-1 k) of other subjects' keys: a row times an input over its length is
+    the input's nearness to that subject; see `GuardedBranch`."""
+
+    @property
+    def scales(self) -> Float[Tensor, " key"]:
+        """sqrt(k^T C^-1 k) / |k|: a match times its key's scale is a nearness."""
+        scales: Tensor = torch.tensor(self.manifest.leverages).sqrt() / self.keys.norm(dim=1)
+        return scales
+
 
 def encode(tensors: PatchTensors) -> Patch:
     """The patch as safetensors bytes, its manifest in the metadata."""
@@ -42,6 +52,8 @@ def encode(tensors: PatchTensors) -> Patch:
         "matchers": tensors.matchers.float().cpu().contiguous(),
         "residual": tensors.residual.float().cpu().contiguous(),
     }
+    if tensors.manifest.decoys:
+        named["decoys"] = tensors.decoys.float().cpu().contiguous()
     payload = save(named, metadata={MANIFEST_KEY: tensors.manifest.body.decode("utf-8")})
     return Patch(manifest=tensors.manifest, payload=payload)
 
@@ -67,23 +79,27 @@ def decode(payload: bytes, *, model: Digest) -> PatchTensors:
         named = load(payload)
     except (SafetensorError, ValueError, LookupError, TypeError) as error:
         raise InvalidPatchError(f"the artifact is not safetensors: {error}") from error
-    shapes = {
+    shapes: dict[str, tuple[int, ...]] = {
         "keys": (manifest.keys, manifest.d_in),
         "matchers": (manifest.keys, manifest.d_in),
         "residual": (manifest.d_out,),
     }
+    if manifest.decoys:
+        shapes["decoys"] = (len(manifest.decoys), manifest.d_in)
     if set(named) != set(shapes):
         raise InvalidPatchError(
             f"the artifact holds the tensors {sorted(named)}; a patch has {sorted(shapes)}"
         )
     for name, shape in shapes.items():
         _check_tensor(name, named[name], shape)
+    named.setdefault("decoys", torch.zeros(0, manifest.d_in))
     return PatchTensors(manifest=manifest, **named)
 
 
 def _check_manifest(manifest: PatchManifest) -> None:
     """Refuse a manifest whose JSON has the right names and the wrong kinds of values."""
-    texts = (manifest.model_digest, manifest.profile, manifest.module, manifest.subject)
+    place = (manifest.model_digest, manifest.profile, manifest.module)
+    texts = (*place, *manifest.names, *manifest.decoys)
     counts = (manifest.keys, manifest.d_in, manifest.d_out)
     numbers = (*manifest.leverages, manifest.guard_width)
     sound = (

@@ -17,7 +17,6 @@ from errata_server.engine.inspection import whitened_cosines
 from errata_server.engine.moments import SecondMoment
 from errata_server.engine.patch import PatchTensors
 from errata_server.engine.runner import Runner
-from errata_server.engine.solve import match
 
 NO_OTHER = -1
 """In place of the nearest patch, where there is no other at the same projection."""
@@ -67,10 +66,9 @@ def _foreign_firings(
     branch: GuardedBranch, moment: SecondMoment, subjects: Sequence[str], texts: Sequence[str]
 ) -> int:
     """Sampled keys a guard fires on though their text does not name its subject."""
-    best, nearest = match(moment.sample.float(), branch.matchers).max(dim=1)
-    fired = (best > 1 - branch.widths[nearest]).nonzero()[:, 0]
-    rows: Int[Tensor, " row"] = moment.sample_texts[fired]
-    owners: Int[Tensor, " row"] = branch.owners[nearest[fired]]
+    nearest = branch.nearest(moment.sample.float())
+    rows: Int[Tensor, " row"] = moment.sample_texts[nearest.fires]
+    owners: Int[Tensor, " row"] = branch.owners[nearest.keys[nearest.fires]]
     pairs = zip(rows.tolist(), owners.tolist(), strict=True)
     return sum(subjects[owner] not in texts[text] for text, owner in pairs)
 

@@ -84,7 +84,7 @@ class Planner:
         contexts = _contexts(prefixes, self.drift_texts, chance)
         return VerificationPlan(
             efficacy=tuple(_efficacy(request, contexts)),
-            paraphrases=paraphrases,
+            paraphrases=(*paraphrases, *_aliased(request)),
             neighbours=neighbours,
             prefixed_neighbours=tuple(_after_edit_sentence(request, neighbours)),
             same_subject=same_subject,
@@ -92,7 +92,7 @@ class Planner:
             drift_texts=self.drift_texts,
             sources={
                 "efficacy": f"each bare and after {len(contexts)} other texts",
-                "paraphrases": paraphrase_source,
+                "paraphrases": paraphrase_source + ("; aliases" if request.aliases else ""),
                 "neighbours": neighbour_source,
                 "prefixed_neighbours": f"the edit's sentence, then neighbours: {neighbour_source}",
                 "same_subject": same_source,
@@ -208,7 +208,8 @@ class Planner:
             return request.neighbours, "given in the request"
         if not self.known_facts.facts:
             return (), "no known facts are loaded and the request gives none"
-        barred = frozenset(name.casefold() for name in (*excluded, request.subject))
+        own = (request.subject, *request.aliases)
+        barred = frozenset(name.casefold() for name in (*excluded, *own))
         related = [target for target in targets if target.relation]
         if not related:
             rows = chance.sample(self.known_facts.facts, len(self.known_facts.facts))
@@ -287,6 +288,13 @@ def _efficacy(request: EditRequest, contexts: Sequence[str]) -> Iterator[CheckPr
     for fact in request.facts:
         prompt = fact.prompt(request.subject)
         yield from _fitting((context + prompt, fact.target) for context in ("", *contexts))
+
+
+def _aliased(request: EditRequest) -> Iterator[CheckPrompt]:
+    """Every fact asked by the subject's other names."""
+    return _fitting(
+        (fact.prompt(alias), fact.target) for fact in request.facts for alias in request.aliases
+    )
 
 
 def _contexts(

@@ -20,8 +20,8 @@ from errata_server.engine import moments, values
 from errata_server.engine.bank import compose
 from errata_server.engine.calibrate import CLAMPS
 from errata_server.engine.contexts import ESSENCE, contexts_of
-from errata_server.engine.editor import compute_patch, subject_keys
-from errata_server.engine.keys import keys_at_subject
+from errata_server.engine.editor import compute_patch
+from errata_server.engine.keys import keys_at_subject, subject_keys
 from errata_server.engine.locate import editing_sweep
 from errata_server.engine.locate.editing_sweep import ROW, SWEPT, profile_at
 from errata_server.engine.solve import factor_second_moment

@@ -54,6 +54,7 @@ def edit_request(
         paraphrases=suites.prompts(message.paraphrases, "paraphrases", at_most=MOST_PROMPTS),
         neighbours=suites.prompts(message.neighbours, "neighbours", at_most=MOST_PROMPTS),
         suite=suites.prompts(message.suite, "suite"),
+        aliases=tuple(message.aliases),
         reason=reason,
         ticket=ticket,
     )
@@ -117,6 +118,7 @@ def edit_message(view: EditView) -> types_pb2.Edit:
         paraphrases=[suites.prompt_message(prompt) for prompt in edit.request.paraphrases],
         neighbours=[suites.prompt_message(prompt) for prompt in edit.request.neighbours],
         suite=[suites.prompt_message(prompt) for prompt in edit.request.suite],
+        aliases=edit.request.aliases,
         state=STATES[view.state],
         patch=_patch_message(view),
         report=names.report_name(edit.model, view.report.id),
