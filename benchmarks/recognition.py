@@ -3,34 +3,35 @@
 Random known subjects are looked at, each with its own guard alone. For every way to mention it
 (other contexts than its keys were taken in, punctuation, capitals, longer names) the share that the
 guard fires on is printed. Against it stand firings per million on ordinary keys whose text does
-not name the subject, and per million mentions of other subjects: of those the decoys were chosen
-from (a random half of the known ones), and of the other half, which stand for near subjects
-nobody has told the server of. No edit is made: recognition needs keys alone.
+not name the subject, other ones than its width was made with, and per million mentions of other
+subjects: of those the decoys were chosen from (a random half of the known ones), and of the other
+half, which stand for near subjects nobody has told the server of. No edit is made: recognition
+needs keys alone.
 """
 
 import random
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Final
 
 import torch
 import typer
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
 from benchmarks.document import Document
-from benchmarks.editing.workbench import Workbench, ignored, open_workbench
+from benchmarks.editing.workbench import Workbench, open_workbench
 from errata_server import files
 from errata_server.domain.errors import ErrataError
-from errata_server.engine import moments
 from errata_server.engine.bank import GuardedBranch
+from errata_server.engine.crowd import Crowd
 from errata_server.engine.decoys import decoys_of
 from errata_server.engine.inspection import UNSEEN
-from errata_server.engine.keys import keys_in, subject_keys
+from errata_server.engine.keys import keys_in, own_width, subject_keys
 from errata_server.engine.solve import match_keys
 from errata_server.engine.subjects import SubjectKeys
 from errata_server.engine.tokens import join
@@ -76,38 +77,47 @@ class Count:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Crowd:
-    """Everything a guard may meet besides its own subject."""
+class Halves:
+    """What guards are made with, and what they are measured on."""
 
-    told: SubjectKeys
-    """The half that decoys are chosen from."""
-
-    untold: SubjectKeys
-    moment: moments.SecondMoment
-    texts: tuple[str, ...]
+    told: Crowd
+    untold: Crowd
 
 
-def halves(known: SubjectKeys, seed: int) -> tuple[SubjectKeys, SubjectKeys]:
-    """``known`` in two random halves."""
-    order = list(range(len(known.subjects)))
-    random.Random(seed).shuffle(order)
-    parts = sorted(order[: len(order) // 2]), sorted(order[len(order) // 2 :])
-    told, untold = (
-        SubjectKeys(subjects=tuple(known.subjects[i] for i in part), keys=known.keys[part])
-        for part in parts
+def halves(crowd: Crowd, seed: int) -> Halves:
+    """Half of the known subjects and of the ordinary keys, and the rest, at random."""
+    draw = torch.Generator().manual_seed(seed)
+    subjects = torch.randperm(len(crowd.known.subjects), generator=draw)
+    keys = torch.randperm(len(crowd.moment.sample), generator=draw)
+    return Halves(
+        told=_part(crowd, subjects[::2].tolist(), keys[::2]),
+        untold=_part(crowd, subjects[1::2].tolist(), keys[1::2]),
     )
-    return told, untold
 
 
-def guard_of(bench: Workbench, subject: str, told: SubjectKeys) -> GuardedBranch:
+def _part(crowd: Crowd, subjects: list[int], keys: Int[Tensor, " key"]) -> Crowd:
+    known, moment = crowd.known, crowd.moment
+    return Crowd(
+        moment=replace(moment, sample=moment.sample[keys], sample_texts=moment.sample_texts[keys]),
+        texts=crowd.texts,
+        known=SubjectKeys(
+            subjects=tuple(known.subjects[i] for i in subjects), keys=known.keys[subjects]
+        ),
+    )
+
+
+def guard_of(bench: Workbench, subject: str, crowd: Crowd) -> GuardedBranch:
     """The guard an edit of ``subject`` would have, without its value."""
     keys, _ = subject_keys(bench.runner, subject, bench.profile, bench.factor)
     matchers, leverages = match_keys(keys, bench.factor)
-    decoys = decoys_of(bench.runner, [subject], matchers, bench.profile, bench.factor, known=told)
+    ordinary = crowd.ordinary_without([subject])
+    width = own_width(matchers, ordinary, bench.profile.guard_width)
+    profile = replace(bench.profile, guard_width=width)
+    decoys = decoys_of(bench.runner, [subject], matchers, profile, bench.factor, known=crowd.known)
     return GuardedBranch(
         module=bench.profile.module,
         matchers=matchers.float(),
-        widths=torch.full((len(keys),), bench.profile.guard_width),
+        widths=torch.full((len(keys),), width),
         residuals=torch.zeros(1, bench.profile.d_out),
         owners=torch.zeros(len(keys), dtype=torch.long),
         scales=(leverages.sqrt() / keys.double().norm(dim=1)).float(),
@@ -127,18 +137,18 @@ def mentions_of(subject: str) -> Iterator[tuple[str, str, str]]:
                 yield kind, template.replace("{}", written), written
 
 
-def look(bench: Workbench, subject: str, crowd: Crowd, counts: dict[str, Count]) -> int:
+def look(bench: Workbench, subject: str, halves: Halves, counts: dict[str, Count]) -> int:
     """Count what one subject's guard fires on; the number of its keys and decoys."""
-    guard = guard_of(bench, subject, crowd.told)
+    guard = guard_of(bench, subject, halves.told)
     mentions = list(mentions_of(subject))
     keys = keys_in(bench.runner, guard.module, [(text, name) for _, text, name in mentions])
     for (kind, _, _), fires in zip(mentions, guard.nearest(keys.cpu()).fires, strict=True):
         counts.setdefault(kind, Count()).add(fires)
-    foreign = [subject not in crowd.texts[int(i)] for i in crowd.moment.sample_texts]
-    sample = crowd.moment.sample[torch.tensor(foreign)]
+    sample = halves.untold.ordinary_without([subject])
     counts.setdefault("ordinary", Count()).add(guard.nearest(sample.float()).fires)
-    for name, others in (("told", crowd.told), ("untold", crowd.untold)):
-        counts.setdefault(name, Count()).add(guard.nearest(_others(others, subject)).fires)
+    for name, crowd in (("told", halves.told), ("untold", halves.untold)):
+        fires = guard.nearest(_others(crowd.known, subject)).fires
+        counts.setdefault(name, Count()).add(fires)
     return len(guard.matchers) + len(guard.decoys)
 
 
@@ -164,19 +174,10 @@ def figures_of(counts: Mapping[str, Count], rows: int, subjects: int) -> dict[st
 
 def measure(bench: Workbench, subjects: list[str], seed: int) -> dict[str, float]:
     """Look at every one of ``subjects``."""
-    told, untold = halves(bench.known, seed)
-    layer = bench.profile.layer
-    crowd = Crowd(
-        told=told,
-        untold=untold,
-        moment=moments.collect(
-            bench.runner, bench.texts.corpus, [layer], cache=bench.cache, progress=ignored
-        )[layer],
-        texts=bench.texts.corpus,
-    )
+    parts = halves(bench.crowd, seed)
     counts: dict[str, Count] = {}
     rows = sum(
-        look(bench, subject, crowd, counts)
+        look(bench, subject, parts, counts)
         for subject in track(subjects, description="subjects", console=log)
     )
     return figures_of(counts, rows, len(subjects))

@@ -37,6 +37,7 @@ from errata_server.engine.checkpoint import load_checkpoint
 from errata_server.engine.contexts import contexts_of
 from errata_server.engine.editor import assemble, recognise
 from errata_server.engine.measure import ask
+from errata_server.engine.recall import Recall
 from errata_server.engine.runner import BASE, Runner
 from errata_server.engine.solve import factor_second_moment
 from errata_server.engine.values import ValueSolution, optimise_value, optimise_values
@@ -254,8 +255,8 @@ def _outcome(
         recognition = recognise(runner, case.request, profile, factor)
         patch = assemble(runner, case.request, profile, recognition, solution)
         bank = compose([patch], Composition.GUARDED, runner.device)
-        others += ask(runner, case.others, BASE, bank)
-        paraphrases += ask(runner, case.paraphrases, BASE, bank)
+        others += ask(Recall(runner), case.others, BASE, bank)
+        paraphrases += ask(Recall(runner), case.paraphrases, BASE, bank)
     before = _percent([one.held_before for one in others])
     return Outcome(
         others_before=before,

@@ -29,12 +29,13 @@ from errata_server.engine import moments, subjects
 from errata_server.engine.answers import perplexity
 from errata_server.engine.architecture import projection
 from errata_server.engine.checkpoint import load_checkpoint
+from errata_server.engine.crowd import Crowd
 from errata_server.engine.decoys import decoys_of
 from errata_server.engine.editor import assemble, recognise
+from errata_server.engine.keys import own_width
 from errata_server.engine.patch import PatchTensors, decode, encode
 from errata_server.engine.runner import BASE, Runner
 from errata_server.engine.solve import factor_second_moment
-from errata_server.engine.subjects import SubjectKeys
 from errata_server.engine.values import optimise_value
 
 
@@ -57,8 +58,8 @@ class Workbench:
     profile: Profile
     factor: Float[Tensor, "d_in d_in"]
     texts: files.Texts
-    known: SubjectKeys
-    """Known subjects, from which those near an edit's become its decoys."""
+    crowd: Crowd
+    """What guards are to keep off."""
 
     base_perplexity: float
     cache: Path
@@ -106,15 +107,18 @@ class Workbench:
             path.write_bytes(encode(patch).payload)
         self.effort.patches += 1
         self.effort.converged += patch.manifest.optimisation.converged
-        return self._with_decoys(patch)
+        return self._in_crowd(patch)
 
-    def _with_decoys(self, patch: PatchTensors) -> PatchTensors:
-        """A kept patch holds no decoys, so that it serves whatever is known."""
-        names, profile = patch.manifest.names, self.profile
+    def _in_crowd(self, patch: PatchTensors) -> PatchTensors:
+        """A kept patch has the profile's width and no decoys, so that it serves any crowd."""
+        names = patch.manifest.names
+        ordinary = self.crowd.ordinary_without(names)
+        width = own_width(patch.matchers, ordinary, self.profile.guard_width)
+        profile = replace(self.profile, guard_width=width)
         decoys = decoys_of(
-            self.runner, names, patch.matchers, profile, self.factor, known=self.known
+            self.runner, names, patch.matchers, profile, self.factor, known=self.crowd.known
         )
-        manifest = replace(patch.manifest, decoys=decoys.subjects)
+        manifest = replace(patch.manifest, guard_width=width, decoys=decoys.subjects)
         return replace(patch, manifest=manifest, decoys=decoys.rows)
 
     def _kept(self, path: Path) -> PatchTensors | None:
@@ -157,13 +161,18 @@ def open_workbench(
             model=model,
         )
     prose = files.read_texts(texts)
-    moment = moments.collect(runner, prose.corpus, [found.layer], cache=cache, progress=ignored)
+    layer = found.layer
+    moment = moments.collect(runner, prose.corpus, [layer], cache=cache, progress=ignored)[layer]
     return Workbench(
         runner=runner,
         profile=found,
-        factor=factor_second_moment(moment[found.layer].mean(), found.ridge),
+        factor=factor_second_moment(moment.mean(), found.ridge),
         texts=prose,
-        known=subjects.collect(runner, known, found, cache=cache, progress=ignored),
+        crowd=Crowd(
+            moment=moment,
+            texts=prose.corpus,
+            known=subjects.collect(runner, known, found, cache=cache, progress=ignored),
+        ),
         base_perplexity=perplexity(runner, prose.drift, BASE),
         cache=cache,
     )

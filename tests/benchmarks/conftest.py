@@ -10,6 +10,7 @@ from benchmarks.editing.workbench import Workbench, ignored
 from errata_server import files
 from errata_server.engine import moments, subjects
 from errata_server.engine.checkpoint import load_checkpoint
+from errata_server.engine.crowd import Crowd
 from errata_server.engine.runner import Runner
 from errata_server.engine.solve import factor_second_moment
 from tests.support import tiny_models
@@ -37,7 +38,11 @@ def bench(trained: Runner, tmp_path: Path) -> Workbench:
         profile=profile,
         factor=factor_second_moment(moment.mean(), profile.ridge),
         texts=files.Texts(drift=tiny_models.PROSE, corpus=texts),
-        known=subjects.collect(trained, (), profile, cache=tmp_path, progress=ignored),
+        crowd=Crowd(
+            moment=moment,
+            texts=texts,
+            known=subjects.collect(trained, (), profile, cache=tmp_path, progress=ignored),
+        ),
         base_perplexity=1.0,
         cache=tmp_path,
     )

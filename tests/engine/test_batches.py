@@ -7,10 +7,10 @@ import torch
 
 from errata_server.domain.errors import AlreadyTrueError, CancelledError, PromptTooLongError
 from errata_server.domain.facts import EditRequest, Fact
-from errata_server.domain.patches import Composition
 from errata_server.engine import batches, subjects
-from errata_server.engine.bank import compose
+from errata_server.engine.bank import guarded_branch
 from errata_server.engine.batches import Batch
+from errata_server.engine.crowd import Crowd
 from errata_server.engine.editor import compute_patch, recognise
 from errata_server.engine.keys import keys_at_subject
 from errata_server.engine.moments import collect
@@ -44,14 +44,18 @@ def profile(trained):
 
 
 @pytest.fixture(scope="module")
-def factor(trained, profile, tmp_path_factory):
+def moment(trained, tmp_path_factory):
     cache = tmp_path_factory.mktemp("moments")
-    mean = collect(trained, TEXTS, [0], cache=cache, progress=silent)[0].mean()
-    return factor_second_moment(mean, profile.ridge)
+    return collect(trained, TEXTS, [0], cache=cache, progress=silent)[0]
+
+
+@pytest.fixture(scope="module")
+def factor(moment, profile):
+    return factor_second_moment(moment.mean(), profile.ridge)
 
 
 @pytest.fixture
-def batch(trained, profile, factor, tmp_path_factory):
+def batch(trained, profile, factor, moment, tmp_path_factory):
     def make(requests, known=()):
         return Batch(
             runner=trained,
@@ -59,8 +63,12 @@ def batch(trained, profile, factor, tmp_path_factory):
             factor=factor,
             requests=requests,
             held=[()] * len(requests),
-            known=subjects.collect(
-                trained, known, profile, cache=tmp_path_factory.mktemp("known"), progress=silent
+            crowd=Crowd(
+                moment=moment,
+                texts=TEXTS,
+                known=subjects.collect(
+                    trained, known, profile, cache=tmp_path_factory.mktemp("known"), progress=silent
+                ),
             ),
         )
 
@@ -77,13 +85,28 @@ def test_known_subjects_near_an_edit_become_its_decoys(batch):
     assert len(patch.decoys) == len(patch.manifest.decoys)
 
 
+def test_a_guard_keeps_off_the_ordinary_keys_of_texts_that_do_not_name_its_subject(
+    batch, moment, monkeypatch
+):
+    monkeypatch.setattr("errata_server.engine.keys.NARROWEST", 0.0)
+    wide = replace(batch(REQUESTS[:1]).profile, guard_width=2.0)
+
+    ((_, patch),) = replace(batch(REQUESTS[:1]), profile=wide).compute(progress=silent)
+
+    branch = guarded_branch(patch.manifest.module, [patch], torch.device("cpu"))
+    ordinary = moment.sample_without(TEXTS, ["Eiffel Tower"])
+    assert 0.0 < patch.manifest.guard_width < 2.0
+    assert not branch.nearest(ordinary).fires.any()
+    assert len(ordinary) < len(moment.sample)
+
+
 def test_an_alias_has_keys_of_its_own_and_is_no_decoy(batch):
     plain, named = REQUESTS[4], replace(REQUESTS[4], aliases=("Big Ben",))
 
     ((_, alone),) = batch([plain]).compute(progress=silent)
     ((_, both),) = batch([named], ["Big Ben"]).compute(progress=silent)
 
-    (branch,) = compose([both], Composition.GUARDED, torch.device("cpu")).branches
+    branch = guarded_branch(both.manifest.module, [both], torch.device("cpu"))
     runner = batch([plain]).runner
     asked = keys_at_subject(runner, both.manifest.module, ["Big Ben"], "Big Ben")
     assert both.manifest.aliases == ("Big Ben",)

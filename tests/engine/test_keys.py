@@ -4,7 +4,14 @@ import pytest
 import torch
 
 from errata_server.domain.errors import PromptTooLongError, SubjectNotFoundError
-from errata_server.engine.keys import MENTIONS, context_keys, keys_at_subject
+from errata_server.engine.keys import (
+    CLEARANCE,
+    MENTIONS,
+    NARROWEST,
+    context_keys,
+    keys_at_subject,
+    own_width,
+)
 from errata_server.engine.tokens import join
 from tests.support import tiny_models
 
@@ -54,3 +61,14 @@ def test_a_text_too_long_is_refused(gpt2):
         keys_at_subject(
             gpt2, gpt2.checkpoint.projection_path(0), ["Rome " * tiny_models.CONTEXT], "Rome"
         )
+
+
+def test_a_guard_is_narrowed_by_the_nearest_ordinary_key_alone():
+    matchers = torch.tensor([[1.0, 0.0], [0.0, 0.5]])
+    ordinary = torch.tensor([[3.0, 4.0], [-1.0, 0.0], [5.0, 12.0]])  # matches .6, 0 and .46
+
+    assert own_width(matchers, ordinary, 0.3) == pytest.approx(0.3)
+    assert own_width(matchers, ordinary, 0.5) == pytest.approx(1 - 0.6 - CLEARANCE)
+    assert own_width(matchers, ordinary * 1e6, 0.5) == pytest.approx(1 - 0.6 - CLEARANCE)
+    assert own_width(matchers * 2, ordinary, 0.5) == NARROWEST
+    assert own_width(matchers, ordinary[:0], 0.5) == 0.5

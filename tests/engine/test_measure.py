@@ -13,6 +13,7 @@ from errata_server.domain.patches import Composition
 from errata_server.engine.answers import perplexity
 from errata_server.engine.bank import compose
 from errata_server.engine.measure import measure, ngram_entropy
+from errata_server.engine.recall import Recall
 from errata_server.engine.runner import BASE
 from tests.support import tiny_models
 
@@ -55,7 +56,7 @@ def broken(trained):
 
 @pytest.fixture(scope="module")
 def measured(trained, broken):
-    return measure(trained, PLAN, before=BASE, after=broken, progress=silent)
+    return measure(Recall(trained), PLAN, before=BASE, after=broken, progress=silent)
 
 
 def test_answers_are_judged_as_they_were_given(measured):
@@ -93,7 +94,7 @@ def test_a_patch_that_changes_the_subject_shows_in_its_answers(trained, broken):
         drift_texts=("Louvre is in the city of Paris.",),
     )
 
-    found = measure(trained, plan, before=BASE, after=broken, progress=silent)
+    found = measure(Recall(trained), plan, before=BASE, after=broken, progress=silent)
 
     assert found.neighbours[0].held_before
     assert not found.neighbours[0].held_after
@@ -108,7 +109,7 @@ def test_a_patch_that_changes_the_subject_shows_in_its_answers(trained, broken):
 
 
 def test_perplexities_are_of_base_before_and_after(trained, broken):
-    found = measure(trained, PLAN, before=broken, after=BASE, progress=silent)
+    found = measure(Recall(trained), PLAN, before=broken, after=BASE, progress=silent)
 
     assert found.perplexity_before > found.perplexity_base == found.perplexity_after
     assert found.perplexity_base == pytest.approx(perplexity(trained, PLAN.drift_texts, BASE))
@@ -116,7 +117,7 @@ def test_perplexities_are_of_base_before_and_after(trained, broken):
 
 
 def test_the_same_bank_twice_differs_in_nothing(trained, broken):
-    found = measure(trained, PLAN, before=broken, after=broken, progress=silent)
+    found = measure(Recall(trained), PLAN, before=broken, after=broken, progress=silent)
 
     assert found.neighbour_divergence == 0.0
     assert found.entropy_before == found.entropy_after > 0
@@ -126,7 +127,7 @@ def test_the_same_bank_twice_differs_in_nothing(trained, broken):
 
 
 def test_an_empty_plan_measures_nothing_and_fails_at_nothing(trained):
-    found = measure(trained, EMPTY, before=BASE, after=BASE, progress=silent)
+    found = measure(Recall(trained), EMPTY, before=BASE, after=BASE, progress=silent)
 
     assert found.efficacy == found.live_facts == ()
     assert (found.neighbour_divergence, found.entropy_after) == (0.0, 0.0)
@@ -142,7 +143,7 @@ def test_progress_comes_after_every_stage_and_may_cancel(trained):
             raise CancelledError("enough")
 
     with pytest.raises(CancelledError):
-        measure(trained, PLAN, before=BASE, after=BASE, progress=cancel)
+        measure(Recall(trained), PLAN, before=BASE, after=BASE, progress=cancel)
 
     assert [p.done for p in seen] == [1, 2, 3]
     assert {p.total for p in seen} == {9}
@@ -169,7 +170,7 @@ def test_the_entropy_is_that_of_pairs_and_triples_weighted(words, expected):
 def test_a_suite_is_asked_like_any_group(trained):
     plan = replace(PLAN, suite=PLAN.neighbours)
 
-    measured = measure(trained, plan, before=BASE, after=BASE, progress=lambda _: None)
+    measured = measure(Recall(trained), plan, before=BASE, after=BASE, progress=lambda _: None)
 
     assert measured.suite == measured.neighbours
     assert len(measured.suite) == len(PLAN.neighbours) > 0

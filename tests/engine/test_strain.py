@@ -18,6 +18,7 @@ from errata_server.engine.measure import (
     require_room,
 )
 from errata_server.engine.moments import SecondMoment
+from errata_server.engine.recall import Recall
 from errata_server.engine.runner import BASE
 from errata_server.engine.strain import NO_OTHER, nearest_patches, strains
 from tests.support import tiny_models
@@ -107,10 +108,10 @@ def test_questions_in_batches_get_the_answers_they_get_together(trained):
     prompts = [CheckPrompt(prompt=f"{name} is in", expected="Paris") for name in SUBJECTS] * 12
     seen = []
 
-    found = ask_in_batches(trained, prompts, before=BASE, after=BASE, progress=seen.append)
+    found = ask_in_batches(Recall(trained), prompts, before=BASE, after=BASE, progress=seen.append)
 
     assert [answer.held_after for answer in found] == [
-        answer.held_after for answer in ask(trained, prompts, BASE, BASE)
+        answer.held_after for answer in ask(Recall(trained), prompts, BASE, BASE)
     ]
     assert [(p.done, p.total) for p in seen] == [(32, 36), (36, 36)]
 
@@ -119,7 +120,7 @@ def test_continuations_in_batches_are_those_of_one_call(trained):
     prompts = [f"{name} is in" for name in SUBJECTS]
     options = GenerationOptions(max_new_tokens=4)
 
-    found = continue_in_batches(trained, prompts, options, BASE, progress=lambda _: None)
+    found = continue_in_batches(Recall(trained), prompts, options, BASE, progress=lambda _: None)
 
     assert list(found) == continue_greedily(trained, prompts, BASE, new_tokens=4)
 

@@ -80,7 +80,7 @@ def propose(
     options = _propose_options(
         subject, target, why, prompts=(paraphrase or [], neighbour or []), suite=suite
     )
-    options |= {"aliases": alias or []}
+    options["aliases"] = alias or []
     if dry_run:
         session.client.validate(subject, facts, **options)
         session.screen.result({"valid": True}, "The request is well-formed; nothing was stored.")
@@ -205,6 +205,7 @@ def _propose_options(
         "paraphrases": [_check_prompt(text, subject, only_target) for text in paraphrases],
         "neighbours": [_check_prompt(text, subject, "") for text in neighbours],
         "suite": inputs.check_prompts(suite) if suite else [],
+        "aliases": [],
     }
 
 

@@ -43,7 +43,8 @@ ROWS: Final = 32
 class GumbelSampling(LogitsProcessor):
     """Turns the greedy choice into a seeded sample (Gumbel-max), private to one request.
 
-    transformers samples from torch's global generator, which requests would share.
+    transformers samples from torch's global generator, which requests would share. Every row
+    has the noise it would have alone.
     """
 
     def __init__(self, seed: int) -> None:
@@ -51,7 +52,7 @@ class GumbelSampling(LogitsProcessor):
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:  # noqa: ARG002 - theirs
         """``scores`` with Gumbel noise."""
-        uniform = torch.rand(scores.shape, generator=self._generator).clamp(1e-9, 1 - 1e-7)
+        uniform = torch.rand(scores.shape[-1], generator=self._generator).clamp(1e-9, 1 - 1e-7)
         noise = -torch.log(-torch.log(uniform))
         return scores.float() + noise.to(scores.device)
 
@@ -90,21 +91,34 @@ def continue_greedily(
     Raises:
         PromptTooLongError: a prompt does not fit the context.
     """
-    continuations: list[str] = []
+    options = options or GenerationOptions()
+    said: list[tuple[int, ...]] = []
     for start in range(0, len(prompts), ROWS):
         rows = [runner.tokens.fit(p, room=new_tokens) for p in prompts[start : start + ROWS]]
-        batch = runner.tokens.pad(rows)
-        with runner.serving(bank):
-            output = runner.model.generate(
-                batch.ids,
-                attention_mask=batch.mask,
-                generation_config=_configuration(runner, new_tokens),
-                logits_processor=_processors(options or GenerationOptions()),
-            )
-        continuations += [
-            runner.tokens.decode(row) for row in output[:, batch.ids.shape[1] :].tolist()
-        ]
-    return continuations
+        said += continue_rows(runner, rows, bank, new_tokens=new_tokens, options=options)
+    return [runner.tokens.decode(ids) for ids in said]
+
+
+def continue_rows(
+    runner: Runner,
+    rows: Sequence[Sequence[int]],
+    bank: Bank,
+    *,
+    new_tokens: int,
+    options: GenerationOptions,
+) -> list[tuple[int, ...]]:
+    """The tokens that follow each of ``rows`` in one batch, up to the end of text."""
+    batch = runner.tokens.pad(rows)
+    with runner.serving(bank):
+        output = runner.model.generate(
+            batch.ids,
+            attention_mask=batch.mask,
+            generation_config=_configuration(runner, new_tokens),
+            logits_processor=_processors(options),
+        )
+    end = runner.checkpoint.tokenizer.eos_token_id
+    said = output[:, batch.ids.shape[1] :].tolist()
+    return [tuple(ids[: ids.index(end) + 1] if end in ids else ids) for ids in said]
 
 
 @dataclass(slots=True)
@@ -271,14 +285,30 @@ def next_token_log_probabilities(
 
 def perplexity(runner: Runner, texts: Sequence[str], bank: Bank) -> float:
     """exp of the mean negative log-likelihood a token over ``texts``, cut to the context."""
-    total, count = 0.0, 0
-    rows = [runner.tokens.encode(text)[: runner.tokens.context] for text in texts]
-    rows = [row for row in rows if len(row) > 1]
+    rows = rows_of(runner, texts)
+    found: list[tuple[float, int]] = []
     for start in range(0, len(rows), ROWS):
-        batch = runner.tokens.pad(rows[start : start + ROWS])
-        scores = functional.log_softmax(runner.logits(batch, bank).float(), dim=-1)
-        picked = scores[:, :-1].gather(2, batch.ids[:, 1:, None])[..., 0]
-        real = batch.mask[:, :-1].bool()
-        total -= float(picked[real].double().sum())
-        count += int(real.sum())
+        found += losses(runner, rows[start : start + ROWS], bank)
+    return perplexity_of(found)
+
+
+def rows_of(runner: Runner, texts: Sequence[str]) -> list[tuple[int, ...]]:
+    """The tokens of ``texts``, cut to the context; none of a text too short to be predicted."""
+    rows = (tuple(runner.tokens.encode(text)[: runner.tokens.context]) for text in texts)
+    return [row for row in rows if len(row) > 1]
+
+
+def losses(runner: Runner, rows: Sequence[Sequence[int]], bank: Bank) -> list[tuple[float, int]]:
+    """(negative log-likelihood, tokens predicted) of each of ``rows``, in one batch."""
+    batch = runner.tokens.pad(rows)
+    scores = functional.log_softmax(runner.logits(batch, bank).float(), dim=-1)
+    picked = scores[:, :-1].gather(2, batch.ids[:, 1:, None])[..., 0]
+    real = batch.mask[:, :-1].bool()
+    sums = picked.double().masked_fill(~real, 0.0).sum(dim=1)
+    return list(zip((-sums).tolist(), real.sum(dim=1).tolist(), strict=True))
+
+
+def perplexity_of(found: Sequence[tuple[float, int]]) -> float:
+    """exp of the mean of `losses`; not a number where there is none."""
+    total, count = math.fsum(loss for loss, _ in found), sum(tokens for _, tokens in found)
     return math.exp(total / count) if count else math.nan

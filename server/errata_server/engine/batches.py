@@ -21,13 +21,13 @@ from errata_server.domain.operations import Progress, ReportProgress
 from errata_server.domain.profiles import ModelDescription, Profile
 from errata_server.engine import answers
 from errata_server.engine.contexts import Contexts, contexts_of
+from errata_server.engine.crowd import Crowd
 from errata_server.engine.editor import Recognition, assemble, recognise
 from errata_server.engine.inspection import whitened_cosines
 from errata_server.engine.measure import EXTRA_TOKENS
 from errata_server.engine.patch import PatchTensors
 from errata_server.engine.runner import BASE, Runner
 from errata_server.engine.solve import match
-from errata_server.engine.subjects import SubjectKeys
 from errata_server.engine.values import optimise_values
 
 MEMORY: Final = 512 * 1024 * 1024
@@ -56,8 +56,8 @@ class Batch:
     held: Sequence[Sequence[str]]
     """For each edit, prompts about its subject whose answers are to stay."""
 
-    known: SubjectKeys
-    """Subjects from which those near an edit's become its decoys."""
+    crowd: Crowd
+    """What the edits' guards are to keep off."""
 
     def compute(self, *, progress: ReportProgress) -> Iterator[tuple[int, Computed]]:
         """(place, patch or why there is none) of every edit, as they are found.
@@ -96,7 +96,7 @@ class Batch:
             try:
                 with telemetry.stage("keys"):
                     recognition = recognise(
-                        self.runner, request, self.profile, self.factor, known=self.known
+                        self.runner, request, self.profile, self.factor, crowd=self.crowd
                     )
                 yield place, assemble(self.runner, request, self.profile, recognition, solution)
             except (InvalidInputError, PreconditionError) as error:

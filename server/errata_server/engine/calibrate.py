@@ -38,9 +38,9 @@ GUARD_SUBJECTS: Final = 40
 LAYER_TRIALS: Final = 10
 STEP_TRIALS: Final = 8
 RIDGE: Final = 1e-3
-QUIET: Final = 0.9
-"""Share of guards that fire on no sampled ordinary key. The rest are of subjects that are ordinary
-words, and would cost all others most of their width."""
+QUIET: Final = 0.75
+"""Share of guards that fire on no sampled ordinary key at the width chosen. The rest are of
+subjects that are ordinary words; their edits are narrowed one by one (`keys.own_width`)."""
 
 RECOGNITION_SHARE: Final = 0.9
 """A layer is tried only if its guards know this much of what the best layer's know."""
@@ -184,8 +184,7 @@ def guard_width(
         mentions = [template.replace("{}", fact.subject) for template in templates]
         seen = keys_at_subject(work.runner, profile.module, mentions, fact.subject)
         own.append(match(seen.cpu(), matchers).max(dim=1).values)
-        absent = [fact.subject not in work.texts[int(i)] for i in moment.sample_texts]
-        sample = moment.sample[torch.tensor(absent, dtype=torch.bool)]
+        sample = moment.sample_without(work.texts, [fact.subject])
         foreign.append(match(sample, matchers).max())
     threshold = float(torch.stack(foreign).quantile(QUIET))
     width = min(max(1 - threshold, WIDTHS[0]), WIDTHS[1])

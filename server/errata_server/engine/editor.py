@@ -4,7 +4,7 @@ Everything is computed against the base model, so a patch does not depend on whi
 are live.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -17,12 +17,12 @@ from errata_server.domain.operations import ReportProgress
 from errata_server.domain.patches import OptimisationRecord, PatchManifest
 from errata_server.domain.profiles import Profile
 from errata_server.domain.traces import TokenRole
+from errata_server.engine.crowd import Crowd
 from errata_server.engine.decoys import Decoys, decoys_of
-from errata_server.engine.keys import subject_keys
+from errata_server.engine.keys import own_width, subject_keys
 from errata_server.engine.patch import PatchTensors
 from errata_server.engine.runner import Runner
 from errata_server.engine.solve import match_keys
-from errata_server.engine.subjects import SubjectKeys
 from errata_server.engine.values import ValueSolution, optimise_value
 
 
@@ -36,6 +36,9 @@ class Recognition:
     agreement: float
     """rho_u: the unprefixed key's match with the averaged key."""
 
+    width: float
+    """tau: the profile's, or less where ordinary keys are near."""
+
     decoys: Decoys
 
 
@@ -48,7 +51,7 @@ def compute_patch(
     role: TokenRole = TokenRole.LAST_SUBJECT,
     progress: ReportProgress,
 ) -> PatchTensors:
-    """The patch that makes ``request`` true, converged or not, without decoys.
+    """The patch that makes ``request`` true, converged or not, its guard as wide as the profile's.
 
     Args:
         factor: Cholesky factor of the second moment at the profile's layer.
@@ -75,9 +78,9 @@ def recognise(
     factor: Float[Tensor, "d_in d_in"],
     *,
     role: TokenRole = TokenRole.LAST_SUBJECT,
-    known: SubjectKeys | None = None,
+    crowd: Crowd | None = None,
 ) -> Recognition:
-    """The keys of ``request``'s subject, see `subject_keys`, and decoys among ``known``."""
+    """The keys of ``request``'s subject, and what its guard does in a ``crowd``; see `keys`."""
     prompts = [fact.prompt(request.subject) for fact in request.facts]
     keys, agreement = subject_keys(
         runner, request.subject, profile, factor, prompts=prompts, role=role
@@ -87,11 +90,19 @@ def recognise(
         keys = torch.cat([keys, others])
     matchers, leverages = match_keys(keys, factor)
     decoys = Decoys(subjects=(), rows=matchers[:0].float())
-    if known is not None:
+    width = profile.guard_width
+    if crowd is not None:
         names = (request.subject, *request.aliases)
-        decoys = decoys_of(runner, names, matchers, profile, factor, known=known)
+        width = own_width(matchers, crowd.ordinary_without(names), width)
+        narrowed = replace(profile, guard_width=width)
+        decoys = decoys_of(runner, names, matchers, narrowed, factor, known=crowd.known)
     return Recognition(
-        keys=keys, matchers=matchers, leverages=leverages, agreement=agreement, decoys=decoys
+        keys=keys,
+        matchers=matchers,
+        leverages=leverages,
+        agreement=agreement,
+        width=width,
+        decoys=decoys,
     )
 
 
@@ -123,7 +134,7 @@ def assemble(
         subject=request.subject,
         keys=len(recognition.keys),
         leverages=tuple(recognition.leverages.tolist()),
-        guard_width=profile.guard_width,
+        guard_width=recognition.width,
         optimisation=_record(solution, recognition.agreement),
         decoys=recognition.decoys.subjects,
         aliases=request.aliases,

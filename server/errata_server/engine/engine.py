@@ -54,6 +54,7 @@ from errata_server.engine.blocks import blocks_of
 from errata_server.engine.calibrate import calibrate
 from errata_server.engine.checkpoint import load_checkpoint, tensors_digest
 from errata_server.engine.contexts import contexts_of
+from errata_server.engine.crowd import Crowd
 from errata_server.engine.locate import table
 from errata_server.engine.locate.averages import average_trace
 from errata_server.engine.locate.causal import Tracer
@@ -62,11 +63,11 @@ from errata_server.engine.locate.proxy import ProxyReader, fit_proxy
 from errata_server.engine.measure import (
     ask_in_batches,
     continue_in_batches,
-    drift_perplexity,
     measure,
     require_room,
 )
 from errata_server.engine.patch import PatchTensors, decode, encode
+from errata_server.engine.recall import Recall
 from errata_server.engine.runner import Runner
 from errata_server.engine.solve import factor_second_moment
 from errata_server.engine.strain import nearest_patches, strains
@@ -112,6 +113,7 @@ class TorchEngine:
         self, runner: Runner, *, cache: Path, texts: tuple[str, ...], subjects: Sequence[str] = ()
     ) -> None:
         self._runner = runner
+        self._recall = Recall(runner)
         blocks = blocks_of(runner.checkpoint)
         self._sigma = runner.run(partial(subject_sigma, blocks, runner.tokens, subjects))
         self._subjects = tuple(subjects)
@@ -222,7 +224,7 @@ class TorchEngine:
     ) -> Measurements:
         """See `Engine.measure`."""
         return measure(
-            self._runner, plan, before=_bank(before), after=_bank(after), progress=progress
+            self._recall, plan, before=_bank(before), after=_bank(after), progress=progress
         )
 
     def generate(
@@ -252,7 +254,7 @@ class TorchEngine:
     ) -> tuple[Answer, ...]:
         """See `Engine.ask`."""
         return ask_in_batches(
-            self._runner, prompts, before=_bank(before), after=_bank(after), progress=progress
+            self._recall, prompts, before=_bank(before), after=_bank(after), progress=progress
         )
 
     def continue_prompts(
@@ -265,11 +267,11 @@ class TorchEngine:
     ) -> tuple[str, ...]:
         """See `Engine.continue_prompts`."""
         bank = _bank(weights)
-        return continue_in_batches(self._runner, prompts, options, bank, progress=progress)
+        return continue_in_batches(self._recall, prompts, options, bank, progress=progress)
 
     def perplexity(self, texts: Sequence[str], weights: ServedWeights) -> float:
         """See `Engine.perplexity`."""
-        return drift_perplexity(self._runner, texts, _bank(weights))
+        return self._recall.perplexity(texts, _bank(weights))
 
     def strains(self, patches: Sequence[Digest], load: LoadArtifact) -> tuple[LayerStrain, ...]:
         """See `Engine.strains`."""
@@ -406,7 +408,11 @@ class TorchEngine:
             factor=self._second_moment_factor(profile, progress),
             requests=requests,
             held=held,
-            known=self._known_subjects(profile, progress),
+            crowd=Crowd(
+                moment=self._moment(profile.layer, progress),
+                texts=self._texts,
+                known=self._known_subjects(profile, progress),
+            ),
         )
 
     def _moment(self, layer: int, progress: ReportProgress) -> moments.SecondMoment:

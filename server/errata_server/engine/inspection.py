@@ -52,11 +52,7 @@ def inspect(
     mentions = [(join(lead, name), name) for name in patch.manifest.names for lead in UNSEEN]
     texts = [text for text, _ in mentions]
     own = keys_in(runner, patch.manifest.module, mentions)
-    foreign = [
-        not any(name in moment_texts[int(i)] for name in patch.manifest.names)
-        for i in moment.sample_texts
-    ]
-    sample = moment.sample[torch.tensor(foreign, dtype=torch.bool)]
+    sample = moment.sample_without(moment_texts, patch.manifest.names)
     conflicts = sorted(
         ((edit, _whitened_cosine(patch, other)) for edit, other in live),
         key=lambda row: (-row[1], row[0]),

@@ -25,6 +25,12 @@ Published figures put the onset of disabling edits at 0.3; a guard wants more, s
 prompt that begins with the subject has exactly the unprefixed key.
 """
 
+CLEARANCE: Final = 0.02
+"""How far above the best match with an ordinary key a guard begins to fire."""
+
+NARROWEST: Final = 0.2
+"""A guard narrower than this knows its subject in few contexts; the checks then say so."""
+
 MENTIONS: Final = (
     'The "{}',
     "They saw ({}",
@@ -47,6 +53,18 @@ MAXIMUM_KEYS: Final = 4
 
 OF_SUBJECT: Final = frozenset({TokenRole.FIRST_SUBJECT, TokenRole.LAST_SUBJECT})
 """Roles of tokens that the bare subject has."""
+
+
+def own_width(
+    matchers: Float[Tensor, "key d_in"],
+    ordinary: Float[Tensor, "row d_in"],
+    guard_width: float,
+) -> float:
+    """``guard_width``, or less where a guard of ``matchers`` would fire on an ``ordinary`` key."""
+    if not len(ordinary):
+        return guard_width
+    nearest = float(match(ordinary, matchers.to(ordinary.dtype)).max())
+    return min(guard_width, max(1 - nearest - CLEARANCE, NARROWEST))
 
 
 def keys_at_subject(

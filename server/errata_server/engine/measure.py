@@ -16,13 +16,9 @@ from errata_server.domain.facts import CheckPrompt
 from errata_server.domain.generation import GenerationOptions
 from errata_server.domain.measurements import Answer, Measurements, VerificationPlan
 from errata_server.domain.operations import Progress, ReportProgress
-from errata_server.engine.answers import (
-    ROWS,
-    continue_greedily,
-    next_token_log_probabilities,
-    perplexity,
-)
+from errata_server.engine.answers import ROWS, next_token_log_probabilities
 from errata_server.engine.bank import Bank
+from errata_server.engine.recall import Recall
 from errata_server.engine.runner import BASE, Runner
 
 EXTRA_TOKENS: Final = 4
@@ -47,7 +43,7 @@ class _Stages:
 
 
 def measure(
-    runner: Runner,
+    recall: Recall,
     plan: VerificationPlan,
     *,
     before: Bank,
@@ -72,13 +68,13 @@ def measure(
     }
     answers = {}
     for name, prompts in groups.items():
-        answers[name] = ask(runner, prompts, before, after)
+        answers[name] = ask(recall, prompts, before, after)
         stages.finish(name)
-    entropy = [_mean_entropy(runner, plan.fluency, bank) for bank in (before, after)]
+    entropy = [_mean_entropy(recall, plan.fluency, bank) for bank in (before, after)]
     stages.finish("fluency")
     texts = plan.drift_texts
-    ppl = [drift_perplexity(runner, texts, bank) for bank in (BASE, before, after)]
-    divergence = _divergence(runner, [p.prompt for p in plan.neighbours], before, after)
+    ppl = [recall.perplexity(texts, bank) for bank in (BASE, before, after)]
+    divergence = _divergence(recall.runner, [p.prompt for p in plan.neighbours], before, after)
     stages.finish("drift")
     return Measurements(
         efficacy=answers["efficacy"],
@@ -101,7 +97,7 @@ def measure(
 
 
 def ask(
-    runner: Runner, prompts: Sequence[CheckPrompt], before: Bank, after: Bank
+    recall: Recall, prompts: Sequence[CheckPrompt], before: Bank, after: Bank
 ) -> tuple[Answer, ...]:
     """Greedy answers to ``prompts`` with each bank, by free generation.
 
@@ -111,8 +107,9 @@ def ask(
     if not prompts:
         return ()
     texts = [prompt.prompt for prompt in prompts]
-    room = EXTRA_TOKENS + max(len(runner.tokens.target(p.expected)) for p in prompts)
-    said = [continue_greedily(runner, texts, bank, new_tokens=room) for bank in (before, after)]
+    tokens = recall.runner.tokens
+    room = EXTRA_TOKENS + max(len(tokens.target(p.expected)) for p in prompts)
+    said = [recall.continue_prompts(texts, bank, new_tokens=room) for bank in (before, after)]
     return tuple(
         Answer(
             prompt=prompt.prompt,
@@ -127,7 +124,7 @@ def ask(
 
 
 def ask_in_batches(
-    runner: Runner,
+    recall: Recall,
     prompts: Sequence[CheckPrompt],
     *,
     before: Bank,
@@ -142,13 +139,13 @@ def ask_in_batches(
     """
     found: list[Answer] = []
     for start in range(0, len(prompts), ROWS):
-        found += ask(runner, prompts[start : start + ROWS], before, after)
+        found += ask(recall, prompts[start : start + ROWS], before, after)
         progress(Progress(stage="questions", done=len(found), total=len(prompts)))
     return tuple(found)
 
 
 def continue_in_batches(
-    runner: Runner,
+    recall: Recall,
     prompts: Sequence[str],
     options: GenerationOptions,
     bank: Bank,
@@ -165,7 +162,7 @@ def continue_in_batches(
     for start in range(0, len(prompts), ROWS):
         rows = prompts[start : start + ROWS]
         new_tokens = options.max_new_tokens
-        found += continue_greedily(runner, rows, bank, new_tokens=new_tokens, options=options)
+        found += recall.continue_prompts(rows, bank, new_tokens=new_tokens, options=options)
         progress(Progress(stage="questions", done=len(found), total=len(prompts)))
     return tuple(found)
 
@@ -193,16 +190,11 @@ def _entropy(words: Sequence[str], n: int) -> float:
     return -sum(c / total * math.log2(c / total) for c in counts.values()) if total else 0.0
 
 
-def _mean_entropy(runner: Runner, prompts: Sequence[str], bank: Bank) -> float:
+def _mean_entropy(recall: Recall, prompts: Sequence[str], bank: Bank) -> float:
     if not prompts:
         return 0.0
-    texts = continue_greedily(runner, prompts, bank, new_tokens=FLUENCY_TOKENS, options=FLUENCY)
+    texts = recall.continue_prompts(prompts, bank, new_tokens=FLUENCY_TOKENS, options=FLUENCY)
     return sum(ngram_entropy(text.split()) for text in texts) / len(texts)
-
-
-def drift_perplexity(runner: Runner, texts: Sequence[str], bank: Bank) -> float:
-    """Of fixed texts; 1 where there are none."""
-    return perplexity(runner, texts, bank) if texts else 1.0
 
 
 def _divergence(runner: Runner, prompts: Sequence[str], before: Bank, after: Bank) -> float:

@@ -46,6 +46,13 @@ class SecondMoment:
 
     corpus: Digest
 
+    def sample_without(
+        self, texts: Sequence[str], names: Sequence[str]
+    ) -> Float[Tensor, "key d_in"]:
+        """The sampled keys whose text, one of ``texts``, holds none of ``names``."""
+        quiet = torch.tensor([not any(name in text for name in names) for text in texts])
+        return self.sample[quiet[self.sample_texts]]
+
     def mean(self) -> Float[Tensor, "d_in d_in"]:
         """C, in float64."""
         return self.total / max(self.count, 1)

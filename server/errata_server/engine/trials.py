@@ -13,6 +13,7 @@ from errata_server.domain.known_facts import KnownFact, KnownFacts
 from errata_server.domain.measurements import Answer
 from errata_server.engine.bank import Bank
 from errata_server.engine.measure import ask
+from errata_server.engine.recall import Recall
 from errata_server.engine.runner import BASE, Runner
 
 NEIGHBOURS: Final = 4
@@ -66,7 +67,7 @@ def known_among(
                 CheckPrompt(prompt=known_facts.prompt(fact, template), expected=fact.object)
             )
             owners.append(fact)
-    answers = ask(runner, prompts, BASE, BASE)
+    answers = ask(Recall(runner), prompts, BASE, BASE)
     wrong = {id(o) for o, answer in zip(owners, answers, strict=True) if not answer.held_before}
     return [fact for fact in facts if id(fact) not in wrong]
 
@@ -117,9 +118,9 @@ def trial_of(
 def ask_trial(runner: Runner, trial: Trial, bank: Bank) -> TrialAnswers:
     """Every prompt of ``trial`` put to the base model and to it with ``bank``."""
     return TrialAnswers(
-        efficacy=ask(runner, trial.efficacy, BASE, bank),
-        paraphrases=ask(runner, trial.paraphrases, BASE, bank),
-        neighbours=ask(runner, trial.neighbours, BASE, bank),
+        efficacy=ask(Recall(runner), trial.efficacy, BASE, bank),
+        paraphrases=ask(Recall(runner), trial.paraphrases, BASE, bank),
+        neighbours=ask(Recall(runner), trial.neighbours, BASE, bank),
     )
 
 

@@ -1,0 +1,27 @@
+"""What a guard may meet besides its own subject: ordinary keys and known subjects."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+from errata_server.engine.moments import SecondMoment
+from errata_server.engine.subjects import SubjectKeys
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Crowd:
+    """Keys at one projection that are not of an edit."""
+
+    moment: SecondMoment
+    """Holds the stored sample of ordinary keys."""
+
+    texts: Sequence[str]
+    """The texts the sample came from."""
+
+    known: SubjectKeys
+
+    def ordinary_without(self, names: Sequence[str]) -> Float[Tensor, "row d_in"]:
+        """The sampled keys whose text holds none of ``names``."""
+        return self.moment.sample_without(self.texts, names)

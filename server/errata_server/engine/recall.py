@@ -1,0 +1,164 @@
+"""What the model said, kept for every bank that has the same say in it.
+
+A guarded bank changes a text only where a guard fires, and its guards see the base model's keys
+as long as one projection is edited. So two banks of which the same edits fire at the same tokens
+of a text give the same text, and what was said with one is not computed again for the other:
+with most edits and most prompts that is the base model's own answer. Invariants: what is given
+is what would be computed, but for the rounding of another batch's shape; a linear branch, or
+guards at two projections, share with nobody but themselves.
+"""
+
+import hashlib
+import threading
+from collections import OrderedDict
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Generic, TypeVar
+
+import torch
+
+from errata_server.domain.generation import GenerationOptions
+from errata_server.engine.answers import ROWS, continue_rows, losses, perplexity_of, rows_of
+from errata_server.engine.bank import Bank, GuardedBranch
+from errata_server.engine.runner import Runner
+
+KEPT: Final = 20_000
+"""Answers and losses kept; some hundred bytes each."""
+
+VARIANTS: Final = 8
+"""Continuations of one prompt that are kept."""
+
+Say = tuple[Hashable, ...]
+"""Which edits fire at which tokens of a text: the say a bank has in it. Empty: the base's text."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class _Continuation:
+    """What followed a prompt, with the say its bank had in prompt and continuation."""
+
+    ids: tuple[int, ...]
+    say: Say
+
+
+@dataclass(slots=True)
+class _Kept(Generic[T]):
+    """The values kept latest, by key."""
+
+    values: OrderedDict[Hashable, T] = field(default_factory=OrderedDict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def get(self, key: Hashable) -> T | None:
+        with self.lock:
+            if key in self.values:
+                self.values.move_to_end(key)
+            return self.values.get(key)
+
+    def put(self, key: Hashable, value: T) -> None:
+        with self.lock:
+            self.values[key] = value
+            self.values.move_to_end(key)
+            while len(self.values) > KEPT:
+                self.values.popitem(last=False)
+
+
+class Recall:
+    """A runner that does not say twice what it has said; safe to share between threads."""
+
+    def __init__(self, runner: Runner) -> None:
+        self.runner: Final = runner
+        self._continuations: _Kept[tuple[_Continuation, ...]] = _Kept()
+        self._losses: _Kept[tuple[float, int]] = _Kept()
+
+    def continue_prompts(
+        self,
+        prompts: Sequence[str],
+        bank: Bank,
+        *,
+        new_tokens: int,
+        options: GenerationOptions | None = None,
+    ) -> list[str]:
+        """As `answers.continue_greedily`.
+
+        Raises:
+            PromptTooLongError: a prompt does not fit the context.
+        """
+        options = options or GenerationOptions()
+        runner = self.runner
+        rows = [tuple(runner.tokens.fit(prompt, room=new_tokens)) for prompt in prompts]
+        keys = [(row, new_tokens, options) for row in rows]
+        found = self._remembered(rows, keys, bank)
+        missing = [i for i in range(len(rows)) if i not in found]
+        for start in range(0, len(missing), ROWS):
+            some = missing[start : start + ROWS]
+            said = continue_rows(
+                runner, [rows[i] for i in some], bank, new_tokens=new_tokens, options=options
+            )
+            says = self._says([rows[i] + ids for i, ids in zip(some, said, strict=True)], bank)
+            for i, ids, say in zip(some, said, says, strict=True):
+                kept = (self._continuations.get(keys[i]) or ())[1 - VARIANTS :]
+                self._continuations.put(keys[i], (*kept, _Continuation(ids, say)))
+                found[i] = ids
+        return [runner.tokens.decode(found[i]) for i in range(len(rows))]
+
+    def _remembered(
+        self, rows: Sequence[tuple[int, ...]], keys: Sequence[Hashable], bank: Bank
+    ) -> dict[int, tuple[int, ...]]:
+        """Continuations that were said before and that ``bank`` would say too, by place."""
+        known = [
+            (place, kept)
+            for place, key in enumerate(keys)
+            for kept in self._continuations.get(key) or ()
+        ]
+        says = self._says([rows[place] + kept.ids for place, kept in known], bank)
+        return {
+            place: kept.ids
+            for (place, kept), say in zip(known, says, strict=True)
+            if say == kept.say
+        }
+
+    def perplexity(self, texts: Sequence[str], bank: Bank) -> float:
+        """As `answers.perplexity`; 1 where there is no text."""
+        if not texts:
+            return 1.0
+        rows = rows_of(self.runner, texts)
+        keys = list(zip(rows, self._says(rows, bank), strict=True))
+        found = {key: loss for key in keys if (loss := self._losses.get(key)) is not None}
+        missing = [key for key in dict.fromkeys(keys) if key not in found]
+        for start in range(0, len(missing), ROWS):
+            some = missing[start : start + ROWS]
+            for key, loss in zip(
+                some, losses(self.runner, [row for row, _ in some], bank), strict=True
+            ):
+                self._losses.put(key, loss)
+                found[key] = loss
+        return perplexity_of([found[key] for key in keys])
+
+    def _says(self, rows: Sequence[tuple[int, ...]], bank: Bank) -> list[Say]:
+        """The say ``bank`` has in each of ``rows``."""
+        if not bank.branches:
+            return [()] * len(rows)
+        found: list[Say] = []
+        for start in range(0, len(rows), ROWS):
+            found += self._say(rows[start : start + ROWS], bank)
+        return found
+
+    def _say(self, rows: Sequence[tuple[int, ...]], bank: Bank) -> list[Say]:
+        branch = bank.branches[0]
+        if len(bank.branches) > 1 or not isinstance(branch, GuardedBranch):
+            return [(bank.digest(),)] * len(rows)
+        batch = self.runner.tokens.pad(rows)
+        width = batch.ids.shape[1]
+        (keys,) = self.runner.inputs(batch, [branch.module])
+        nearest = branch.nearest(keys)
+        says: list[list[Hashable]] = [[] for _ in rows]
+        for row, column in (nearest.fires & batch.mask.bool()).nonzero().tolist():
+            owner = int(branch.owners[nearest.keys[row, column]])
+            place = column - width + len(rows[row])
+            says[row].append((place, branch.module, _name(branch.residuals[owner])))
+        return [tuple(say) for say in says]
+
+
+def _name(residual: torch.Tensor) -> str:
+    return hashlib.sha256(residual.cpu().contiguous().numpy().data).hexdigest()
