@@ -4,11 +4,14 @@ from dataclasses import replace
 
 import pytest
 
+from errata_server.domain.facts import CheckPrompt
 from errata_server.domain.generation import GenerationOptions
+from errata_server.domain.measurements import VerificationPlan
 from errata_server.domain.patches import Composition
 from errata_server.engine import answers, recall
 from errata_server.engine.answers import continue_greedily
 from errata_server.engine.bank import compose
+from errata_server.engine.measure import measure, rehearse
 from errata_server.engine.recall import Recall
 from errata_server.engine.runner import BASE
 from tests.support import tiny_models
@@ -110,6 +113,47 @@ def test_two_values_of_one_subject_are_never_mixed_up(trained, counted):
         said = remembering.continue_prompts(PROMPTS[:1], bank, new_tokens=4)
         assert said == continue_greedily(trained, PROMPTS[:1], bank, new_tokens=4)
     assert len(counted) == 2
+
+
+def test_what_was_rehearsed_is_measured_without_asking_again(trained, counted):
+    patches = [tiny_models.simple_patch(trained, s, seed=i) for i, s in enumerate(SUBJECTS[:2])]
+    banks = [compose([one], Composition.GUARDED, trained.device) for one in patches]
+    plans = [plan_of(subject) for subject in SUBJECTS[:2]]
+    remembering = Recall(trained)
+    together = compose(patches, Composition.GUARDED, trained.device)
+
+    rehearse(remembering, plans, [BASE, together], progress=lambda _: None)
+    counted.clear()
+    found = [
+        measure(remembering, plan, before=BASE, after=bank, progress=lambda _: None)
+        for plan, bank in zip(plans, banks, strict=True)
+    ]
+
+    assert counted == []
+    for plan, bank, measured in zip(plans, banks, found, strict=True):
+        plain = measure(Recall(trained), plan, before=BASE, after=bank, progress=lambda _: None)
+        assert measured == replace(
+            plain,
+            perplexity_base=pytest.approx(plain.perplexity_base),
+            perplexity_before=pytest.approx(plain.perplexity_before),
+            perplexity_after=pytest.approx(plain.perplexity_after),
+            neighbour_divergence=pytest.approx(plain.neighbour_divergence, abs=1e-6),
+        )
+
+
+def plan_of(subject):
+    def check(about, template=tiny_models.TEMPLATES[0]):
+        return CheckPrompt(prompt=template.format(about), expected="Rome")
+
+    return VerificationPlan(
+        efficacy=(check(subject),),
+        paraphrases=(check(subject, tiny_models.TEMPLATES[1]),),
+        neighbours=(check("Prado"), check("Colosseum")),
+        prefixed_neighbours=(check("Eiffel Tower"),),
+        same_subject=(),
+        fluency=(f"{subject} is", f"{subject} was"),
+        drift_texts=TEXTS[:-1],
+    )
 
 
 def test_what_was_said_longest_ago_is_forgotten(trained, counted, monkeypatch):

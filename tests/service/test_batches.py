@@ -7,12 +7,14 @@ from errata_server.domain.errors import (
     InvalidFactError,
     InvalidInputError,
     NotCalibratedError,
+    PromptTooLongError,
     RequestIdReusedError,
     UnavailableError,
 )
 from errata_server.domain.facts import EditRequest, Fact
 from errata_server.domain.ids import EditId
 from errata_server.domain.operations import OperationState
+from errata_server.service import batches
 from tests.support import edit_request
 from tests.support.databases import row_count
 from tests.support.services import PATIENCE, call, open_services
@@ -138,7 +140,29 @@ def test_other_facts_about_the_subject_are_held(services):
     assert held["Nowhere Hall"] == ()  # nothing else is known about it
 
 
-def test_a_batch_that_was_cut_off_goes_on_where_it_stopped(url):
+@pytest.mark.parametrize("together", [False, True])
+def test_edits_are_rehearsed_some_at_a_time_before_they_are_checked(url, together, monkeypatch):
+    monkeypatch.setattr(batches, "CHECKED_TOGETHER", 3)
+    with open_services(url) as services:
+        ended = run(services, moved(*SUBJECTS), "r-1", together=together)
+
+        asked = [call for call in services.engine.calls if call in {"rehearse", "measure"}]
+        assert ended.state is OperationState.SUCCEEDED
+        assert asked == ["rehearse", "measure", "measure", "measure", "measure"]
+
+
+def test_a_rehearsal_that_cannot_be_asked_fails_no_edit(url):
+    with open_services(url) as services:
+        services.engine.breaks["rehearse"] = PromptTooLongError("too long", field="prompt")
+
+        ended = run(services, moved(*SUBJECTS), "r-1")
+
+        assert len(ended.result["edits"]) == len(SUBJECTS)
+        assert ended.result["failures"] == []
+
+
+def test_a_batch_that_was_cut_off_goes_on_where_it_stopped(url, monkeypatch):
+    monkeypatch.setattr(batches, "CHECKED_TOGETHER", 1)
     with open_services(url) as services:
         services.engine.interludes["measure"] = lambda: services.engine.breaks.update(
             {"compute_patches": UnavailableError("gone")}

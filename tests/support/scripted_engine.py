@@ -287,6 +287,15 @@ class ScriptedEngine(ScriptedTraces, ScriptedUpkeep):
             suite=live.ask(plan.suite, spoilt=CheckKind.SUITE in faults),
         )
 
+    def rehearse(
+        self,
+        plans: Sequence[VerificationPlan],
+        weights: Sequence[ServedWeights],
+        *,
+        progress: ReportProgress,
+    ) -> None:
+        self._enter("rehearse")
+
     def generate(
         self, prompt: str, options: GenerationOptions, weights: ServedWeights
     ) -> Iterator[GeneratedChunk]:

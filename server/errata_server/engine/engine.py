@@ -64,6 +64,7 @@ from errata_server.engine.measure import (
     ask_in_batches,
     continue_in_batches,
     measure,
+    rehearse,
     require_room,
 )
 from errata_server.engine.patch import PatchTensors, decode, encode
@@ -226,6 +227,16 @@ class TorchEngine:
         return measure(
             self._recall, plan, before=_bank(before), after=_bank(after), progress=progress
         )
+
+    def rehearse(
+        self,
+        plans: Sequence[VerificationPlan],
+        weights: Sequence[ServedWeights],
+        *,
+        progress: ReportProgress,
+    ) -> None:
+        """See `Engine.rehearse`."""
+        rehearse(self._recall, plans, [_bank(one) for one in weights], progress=progress)
 
     def generate(
         self, prompt: str, options: GenerationOptions, weights: ServedWeights

@@ -4,7 +4,7 @@ Nothing here decides; `errata_server.domain.evaluation` does.
 """
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
@@ -24,6 +24,7 @@ from errata_server.engine.runner import BASE, Runner
 EXTRA_TOKENS: Final = 4
 """Generated beyond the expected answer, so that a reader sees how it goes on."""
 
+GREEDY: Final = GenerationOptions()
 FLUENCY_TOKENS: Final = 60
 FLUENCY: Final = GenerationOptions(temperature=1.0, top_k=5, seed=0)
 """The field's setting for the entropy of free continuations."""
@@ -57,17 +58,8 @@ def measure(
         CancelledError: ``progress`` asked for it.
     """
     stages = _Stages(progress, total=9)
-    groups = {
-        "efficacy": plan.efficacy,
-        "paraphrases": plan.paraphrases,
-        "neighbours": plan.neighbours,
-        "prefixed neighbours": plan.prefixed_neighbours,
-        "same subject": plan.same_subject,
-        "live facts": tuple(fact.prompt for fact in plan.live_facts),
-        "suite": plan.suite,
-    }
     answers = {}
-    for name, prompts in groups.items():
+    for name, prompts in _questions(plan).items():
         answers[name] = ask(recall, prompts, before, after)
         stages.finish(name)
     entropy = [_mean_entropy(recall, plan.fluency, bank) for bank in (before, after)]
@@ -96,6 +88,58 @@ def measure(
     )
 
 
+def rehearse(
+    recall: Recall,
+    plans: Sequence[VerificationPlan],
+    banks: Sequence[Bank],
+    *,
+    progress: ReportProgress,
+) -> None:
+    """Ask all that `measure` will ask about ``plans``, in shared passes, so that it is recalled.
+
+    Raises:
+        PromptTooLongError: a prompt does not fit the context.
+        CancelledError: ``progress`` asked for it.
+    """
+    by_room: dict[int, list[str]] = defaultdict(list)
+    for plan in plans:
+        for prompts in _questions(plan).values():
+            if prompts:
+                by_room[_room(recall, prompts)] += [prompt.prompt for prompt in prompts]
+    starters = [starter for plan in plans for starter in plan.fluency]
+    calls = [(room, GREEDY, texts) for room, texts in by_room.items()]
+    calls.append((FLUENCY_TOKENS, FLUENCY, starters))
+    for done, (room, options, texts) in enumerate(calls):
+        some = sorted(dict.fromkeys(texts), key=len)
+        for bank in banks:
+            progress(Progress(stage="rehearsal", done=done, total=len(calls)))
+            for start in range(0, len(some), ROWS):
+                recall.continue_prompts(
+                    some[start : start + ROWS], bank, new_tokens=room, options=options
+                )
+    for bank in banks:
+        recall.perplexity([text for plan in plans[:1] for text in plan.drift_texts], bank)
+
+
+def _questions(plan: VerificationPlan) -> dict[str, tuple[CheckPrompt, ...]]:
+    """The prompts of ``plan`` that are answered greedily, by what they are for."""
+    return {
+        "efficacy": plan.efficacy,
+        "paraphrases": plan.paraphrases,
+        "neighbours": plan.neighbours,
+        "prefixed neighbours": plan.prefixed_neighbours,
+        "same subject": plan.same_subject,
+        "live facts": tuple(fact.prompt for fact in plan.live_facts),
+        "suite": plan.suite,
+    }
+
+
+def _room(recall: Recall, prompts: Sequence[CheckPrompt]) -> int:
+    """Tokens to generate so that the longest of the expected answers ends, and a few more."""
+    tokens = recall.runner.tokens
+    return EXTRA_TOKENS + max(len(tokens.target(prompt.expected)) for prompt in prompts)
+
+
 def ask(
     recall: Recall, prompts: Sequence[CheckPrompt], before: Bank, after: Bank
 ) -> tuple[Answer, ...]:
@@ -107,8 +151,7 @@ def ask(
     if not prompts:
         return ()
     texts = [prompt.prompt for prompt in prompts]
-    tokens = recall.runner.tokens
-    room = EXTRA_TOKENS + max(len(tokens.target(p.expected)) for p in prompts)
+    room = _room(recall, prompts)
     said = [recall.continue_prompts(texts, bank, new_tokens=room) for bank in (before, after)]
     return tuple(
         Answer(

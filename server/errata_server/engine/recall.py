@@ -11,11 +11,13 @@ guards at two projections, share with nobody but themselves.
 import hashlib
 import threading
 from collections import OrderedDict
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Generic, TypeVar
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from errata_server.domain.generation import GenerationOptions
 from errata_server.engine.answers import ROWS, continue_rows, losses, perplexity_of, rows_of
@@ -24,6 +26,9 @@ from errata_server.engine.runner import Runner
 
 KEPT: Final = 20_000
 """Answers and losses kept; some hundred bytes each."""
+
+KEPT_BYTES: Final = 128 * 1024 * 1024
+"""Of base keys, so that drift texts are not run again for every bank."""
 
 VARIANTS: Final = 8
 """Continuations of one prompt that are kept."""
@@ -44,9 +49,12 @@ class _Continuation:
 
 @dataclass(slots=True)
 class _Kept(Generic[T]):
-    """The values kept latest, by key."""
+    """The values kept latest, by key, of a total size at most."""
 
+    most: int
+    size: Callable[[T], int] = lambda _: 1
     values: OrderedDict[Hashable, T] = field(default_factory=OrderedDict)
+    held: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def get(self, key: Hashable) -> T | None:
@@ -57,10 +65,15 @@ class _Kept(Generic[T]):
 
     def put(self, key: Hashable, value: T) -> None:
         with self.lock:
+            self._drop(self.values.pop(key, None))
             self.values[key] = value
-            self.values.move_to_end(key)
-            while len(self.values) > KEPT:
-                self.values.popitem(last=False)
+            self.held += self.size(value)
+            while self.held > self.most:
+                self._drop(self.values.popitem(last=False)[1])
+
+    def _drop(self, value: T | None) -> None:
+        if value is not None:
+            self.held -= self.size(value)
 
 
 class Recall:
@@ -68,8 +81,9 @@ class Recall:
 
     def __init__(self, runner: Runner) -> None:
         self.runner: Final = runner
-        self._continuations: _Kept[tuple[_Continuation, ...]] = _Kept()
-        self._losses: _Kept[tuple[float, int]] = _Kept()
+        self._continuations: _Kept[tuple[_Continuation, ...]] = _Kept(KEPT)
+        self._losses: _Kept[tuple[float, int]] = _Kept(KEPT)
+        self._keys: _Kept[Float[Tensor, "token d_in"]] = _Kept(KEPT_BYTES, size=_bytes)
 
     def continue_prompts(
         self,
@@ -137,28 +151,43 @@ class Recall:
 
     def _says(self, rows: Sequence[tuple[int, ...]], bank: Bank) -> list[Say]:
         """The say ``bank`` has in each of ``rows``."""
-        if not bank.branches:
+        if not bank.branches or not rows:
             return [()] * len(rows)
-        found: list[Say] = []
-        for start in range(0, len(rows), ROWS):
-            found += self._say(rows[start : start + ROWS], bank)
-        return found
-
-    def _say(self, rows: Sequence[tuple[int, ...]], bank: Bank) -> list[Say]:
         branch = bank.branches[0]
         if len(bank.branches) > 1 or not isinstance(branch, GuardedBranch):
             return [(bank.digest(),)] * len(rows)
-        batch = self.runner.tokens.pad(rows)
-        width = batch.ids.shape[1]
-        (keys,) = self.runner.inputs(batch, [branch.module])
-        nearest = branch.nearest(keys)
-        says: list[list[Hashable]] = [[] for _ in rows]
-        for row, column in (nearest.fires & batch.mask.bool()).nonzero().tolist():
-            owner = int(branch.owners[nearest.keys[row, column]])
-            place = column - width + len(rows[row])
-            says[row].append((place, branch.module, _name(branch.residuals[owner])))
-        return [tuple(say) for say in says]
+        keys = self._keys_of(rows, branch.module)
+        nearest = branch.nearest(torch.cat(keys))
+        says = []
+        for fires, found in zip(
+            nearest.fires.split([len(row) for row in rows]),
+            nearest.keys.split([len(row) for row in rows]),
+            strict=True,
+        ):
+            places = fires.nonzero()[:, 0].tolist()
+            owners = branch.owners[found[fires]].tolist()
+            names = [_name(branch.residuals[owner]) for owner in owners]
+            says.append(tuple(zip(places, names, strict=True)))
+        return says
+
+    def _keys_of(
+        self, rows: Sequence[tuple[int, ...]], module: str
+    ) -> list[Float[Tensor, "token d_in"]]:
+        """What the base model's projection receives at every token of ``rows``."""
+        found = {row: self._keys.get((module, row)) for row in rows}
+        missing = [row for row, keys in found.items() if keys is None]
+        for start in range(0, len(missing), ROWS):
+            some = missing[start : start + ROWS]
+            (inputs,) = self.runner.inputs(self.runner.tokens.pad(some), [module])
+            for row, keys in zip(some, inputs, strict=True):
+                found[row] = keys[len(keys) - len(row) :].clone()
+                self._keys.put((module, row), found[row])
+        return [keys for row in rows if (keys := found[row]) is not None]
 
 
-def _name(residual: torch.Tensor) -> str:
+def _bytes(keys: Float[Tensor, "token d_in"]) -> int:
+    return keys.numel() * keys.element_size()
+
+
+def _name(residual: Float[Tensor, " d_out"]) -> str:
     return hashlib.sha256(residual.cpu().contiguous().numpy().data).hexdigest()

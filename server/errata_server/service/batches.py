@@ -9,7 +9,7 @@ keeps none of the others. The operation's result is ``{"batch": name, "edits": [
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from errata_server.domain.batches import Asked, BatchItem, ItemFailure, NearSubjects, merge
 from errata_server.domain.edits import Edit
@@ -26,6 +26,9 @@ from errata_server.domain.ids import ProfileId
 from errata_server.domain.operations import Operation, OperationKind, Progress, ReportProgress
 from errata_server.service.calls import Call
 from errata_server.service.proposals import Company, Proposals
+
+CHECKED_TOGETHER: Final = 16
+"""Edits whose prompts are asked in shared passes; a batch cut off computes as many again at most."""
 
 OF_ITEM = (InvalidInputError, PreconditionError)
 """Errors that are about one item; any other ends the batch."""
@@ -146,10 +149,12 @@ class _Run:
             edit_id = valid[index].edit_id(self.name, self.profile)
             edit = self.proposals.edit_of(valid[index].request, found, self.call, edit_id)
             computed.append((index, edit))
-            if not self.together:
-                self._store(valid, index, edit, (), pace)
-        if self.together:
-            self._store_together(valid, computed, pace)
+            if not self.together and len(computed) == CHECKED_TOGETHER:
+                self._store_all(valid, computed, (), pace)
+                computed = []
+        stored = [self.proposals.ledger.edit(row["edit"]) for row in self.edits]
+        mates = (*stored, *(edit for _, edit in computed)) if self.together else ()
+        self._store_all(valid, computed, mates, pace)
         return self._result(valid)
 
     def _valid(self, items: Sequence[BatchItem], pace: _Pace) -> list[BatchItem]:
@@ -175,13 +180,25 @@ class _Run:
         pace.done += 1
         return True
 
-    def _store_together(
-        self, valid: Sequence[BatchItem], computed: Sequence[tuple[int, Edit]], pace: _Pace
+    def _store_all(
+        self,
+        valid: Sequence[BatchItem],
+        computed: Sequence[tuple[int, Edit]],
+        mates: tuple[Edit, ...],
+        pace: _Pace,
     ) -> None:
-        stored = [self.proposals.ledger.edit(row["edit"]) for row in self.edits]
-        mates = (*stored, *(edit for _, edit in computed))
-        for index, edit in computed:
-            self._store(valid, index, edit, mates, pace)
+        for start in range(0, len(computed), CHECKED_TOGETHER):
+            some = computed[start : start + CHECKED_TOGETHER]
+            if len(some) > 1:
+                self._rehearse([edit for _, edit in some], pace)
+            for index, edit in some:
+                self._store(valid, index, edit, mates, pace)
+
+    def _rehearse(self, edits: Sequence[Edit], pace: _Pace) -> None:
+        try:
+            self.proposals.rehearse(edits, progress=pace)
+        except OF_ITEM:
+            return  # one of the edits cannot be asked about; its own check says which and why
 
     def _store(
         self,

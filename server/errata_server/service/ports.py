@@ -146,6 +146,22 @@ class Engine(Protocol):
         """
         ...
 
+    def rehearse(
+        self,
+        plans: Sequence[VerificationPlan],
+        weights: Sequence[ServedWeights],
+        *,
+        progress: ReportProgress,
+    ) -> None:
+        """Ask what `measure` will ask about ``plans``, in shared passes.
+
+        Nothing but time changes: `measure` gives what it would have given.
+
+        Raises:
+            CancelledError: ``progress`` asked for it.
+        """
+        ...
+
     def generate(
         self, prompt: str, options: GenerationOptions, weights: ServedWeights
     ) -> Iterator[GeneratedChunk]:

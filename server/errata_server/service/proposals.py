@@ -210,6 +210,15 @@ class Proposals:
         telemetry.observe_report(report)
         return report
 
+    def rehearse(self, edits: Sequence[Edit], *, progress: ReportProgress) -> None:
+        """Have asked in shared passes what the checks of ``edits`` will ask one by one."""
+        head = self.serving.refresh()
+        plans = [self._plan(edit, self._trial(edit, ()), progress) for edit in edits]
+        live = {applied.edit for applied in head.applied.applied}
+        together = head.applied.apply(_applied(edit) for edit in edits if edit.id not in live)
+        weights = self.serving.prepare(together, head.revision.composition)
+        self.engine.rehearse(plans, (head.weights, weights), progress=progress)
+
     def _verify(
         self, edit: Edit, suite: tuple[CheckPrompt, ...], progress: ReportProgress
     ) -> dict[str, Any]:
