@@ -28,7 +28,7 @@ from errata_server.service.calls import Call
 from errata_server.service.proposals import Company, Proposals
 
 CHECKED_TOGETHER: Final = 16
-"""Edits whose prompts are asked in shared passes; a batch cut off computes as many again at most."""
+"""Edits whose prompts are asked in shared passes; what is cut off is as many at most."""
 
 OF_ITEM = (InvalidInputError, PreconditionError)
 """Errors that are about one item; any other ends the batch."""
