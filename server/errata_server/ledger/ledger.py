@@ -27,14 +27,17 @@ from errata_server.domain.ids import (
 )
 from errata_server.domain.operations import Operation
 from errata_server.domain.profiles import ModelDescription, Profile
-from errata_server.domain.revisions import Revision
+from errata_server.domain.revisions import Revision, RevisionKind
 from errata_server.domain.suites import SuiteVersion
 from errata_server.ledger import (
     applied,
     artifacts,
+    commits,
     edits,
+    lines,
     models,
     operations,
+    protection,
     references,
     revisions,
     suites,
@@ -74,7 +77,7 @@ class Ledger:
         with self._database.writing() as connection:
             if not models.add(connection, model, description):
                 return
-            revisions.add_genesis(connection, genesis)
+            revisions.begin(connection, genesis)
 
     def model(self, model: ModelId) -> ModelDescription:
         """The model as the ledger first met it.
@@ -202,22 +205,28 @@ class Ledger:
             return edits.approvals(connection, edit)
 
     def was_applied(self, edit: EditId, branch: BranchName = MAIN) -> bool:
-        """Whether a revision of ``branch`` has ever applied the edit.
+        """Whether a revision on the line of ``branch`` has ever applied the edit.
 
         Raises:
             EditNotFoundError: the edit is not in the ledger.
+            BranchNotFoundError: its model has no such branch.
         """
         with self._database.reading() as connection:
-            return edits.was_applied(connection, edit, branch)
+            return applied.was_applied(connection, edit, branch)
 
     # Revisions
 
     def append(self, revision: Revision) -> Revision:
         """Put ``revision`` on top of its branch, or return what its request made earlier.
 
+        A revision of kind ``branch`` begins a branch of its own.
+
         Raises:
-            StaleRevisionError: ``revision.parent`` is not the branch's head; the metadata
-                holds ``expected``, ``head`` and ``sequence``.
+            StaleRevisionError: ``revision.parent`` is not the branch's head, or the source of
+                a promotion not that of its; the metadata holds ``expected``, ``head`` and
+                ``sequence``.
+            BranchExistsError: the branch it would begin exists.
+            ApprovalRequiredError: its branch is protected, and an edit lacks an approval.
             RequestIdReusedError: the request id made another revision before.
             ModelNotFoundError, BranchNotFoundError: there is nothing to append to.
             ModelMismatchError: it belongs to another checkpoint than the history.
@@ -227,7 +236,7 @@ class Ledger:
         """
         try:
             with self._database.writing() as connection:
-                return revisions.append(connection, revision)
+                return commits.commit(connection, revision)
         except LedgerUnavailableError as lost:
             if lost.metadata.get("outcome") != OUTCOME_UNKNOWN:
                 raise
@@ -249,8 +258,26 @@ class Ledger:
     def _committed(self, revision: Revision) -> Revision | None:
         with self._database.writing() as connection:
             # The lock waits for the lost connection's transaction, should it still run.
-            revisions.lock_head(connection, revision.model, revision.branch)
+            commits.lock(connection, revision)
             return revisions.repeated(connection, revision)
+
+    def require_appendable(self, revision: Revision) -> None:
+        """Do nothing if `append` would not refuse ``revision`` for its name or an approval.
+
+        Raises:
+            BranchExistsError: the branch it would begin exists.
+            ApprovalRequiredError: its branch is protected, and an edit lacks an approval.
+            StaleRevisionError: an edit was verified again since.
+        """
+        with self._database.reading() as connection:
+            if revision.kind is RevisionKind.BRANCH:
+                commits.require_new(connection, revision)
+            protection.require_approved(connection, revision)
+
+    def advances(self, source: Revision, target: Revision) -> bool:
+        """Whether ``target`` has changed nothing that ``source`` does not have."""
+        with self._database.reading() as connection:
+            return lines.advances(connection, source, target)
 
     def revision_by_request(self, model: ModelId, request_id: RequestId) -> Revision | None:
         """The revision this request made, if it made one."""
