@@ -97,7 +97,7 @@ class BranchWalk:
             with self._findings.reading_values(name):
                 self._check_columns(name, row, revision)
                 self._check_evidence(name, revision, uses)
-                self._check_protection(name, revision, protected)
+                self._check_protection(name, revision, before=protected)
                 self.standing = self._replayed(name, revision, before, elsewhere)
         # Where id and body disagree, either may be the one its child was made from.
         self._parents = {row.id, canonical.digest(row.body)}
@@ -162,7 +162,7 @@ class BranchWalk:
                 f"missing, or another edit's, though {name} names it",
             )
 
-    def _check_protection(self, name: str, revision: Revision, before: bool | None) -> None:
+    def _check_protection(self, name: str, revision: Revision, *, before: bool | None) -> None:
         self._protected = revision.protected
         if revision.kind is RevisionKind.POLICY and before is not None:
             before = not before

@@ -13,9 +13,8 @@ from errata_server.domain.errors import (
     InvalidInputError,
     StaleRevisionError,
 )
-from errata_server.domain.ids import BranchName
 from errata_server.domain.revisions import NO_SOURCE, Revision, RevisionKind
-from errata_server.ledger import models, protection, references, revisions, tables
+from errata_server.ledger import models, promotions, protection, references, revisions, tables
 
 
 def commit(connection: Connection, revision: Revision) -> Revision:
@@ -25,6 +24,7 @@ def commit(connection: Connection, revision: Revision) -> Revision:
         StaleRevisionError: ``revision.parent`` is not its branch's head, or ``revision.source``
             not that of another branch.
         BranchExistsError: it would be the first of a branch there is.
+        DivergedError: it is a promotion, and its branch has changes of its own.
         ApprovalRequiredError: its branch is protected, and an edit lacks an approval.
         RequestIdReusedError: the request id made another revision before.
         ModelMismatchError: it belongs to another checkpoint than the history.
@@ -40,9 +40,25 @@ def commit(connection: Connection, revision: Revision) -> Revision:
     if revision.kind is RevisionKind.BRANCH:
         return _start(connection, revision)
     if revision.kind is RevisionKind.PROMOTE:
-        _require_source_head(connection, revision)
-    protection.require_approved(connection, revision)
+        promotions.require_source_head(connection, revision)
+    require_allowed(connection, revision)
     return revisions.append(connection, revision)
+
+
+def require_allowed(connection: Connection, revision: Revision) -> None:
+    """Do nothing if the history and the policy of its branch let ``revision`` in.
+
+    Raises:
+        BranchExistsError: it would be the first of a branch there is.
+        DivergedError: it is a promotion, and its branch has changes of its own.
+        ApprovalRequiredError: its branch is protected, and an edit lacks an approval.
+        StaleRevisionError: an edit was verified again since it was made.
+    """
+    if revision.kind is RevisionKind.BRANCH:
+        _require_new(connection, revision)
+    if revision.kind is RevisionKind.PROMOTE:
+        promotions.require_forward(connection, revision)
+    protection.require_approved(connection, revision)
 
 
 def lock(connection: Connection, revision: Revision) -> None:
@@ -63,22 +79,6 @@ def lock(connection: Connection, revision: Revision) -> None:
         revisions.lock_head(connection, revision.model, name)
 
 
-def _require_source_head(connection: Connection, revision: Revision) -> None:
-    source = references.by_id(connection, revision.model, revision.source)
-    if source.branch == revision.branch:
-        raise InvalidInputError("a branch is not promoted to itself", field="source")
-    head = revisions.head(connection, revision.model, source.branch)
-    if head.id != revision.source:
-        raise StaleRevisionError(
-            f"branch {source.branch!r} has moved on from revision {revision.source} to "
-            f"{head.id} (sequence {head.sequence}); look at it again and retry",
-            branch=source.branch,
-            expected=revision.source,
-            head=head.id,
-            sequence=head.sequence,
-        )
-
-
 def _start(connection: Connection, revision: Revision) -> Revision:
     """Insert the first revision of a new branch."""
     if revision.sequence != 0 or revision.edits or not revision.request_id:
@@ -89,7 +89,7 @@ def _start(connection: Connection, revision: Revision) -> Revision:
     stored = models.digest(connection, revision.model)
     models.require_same_checkpoint(revision.model, stored=stored, given=revision.model_digest)
     references.by_id(connection, revision.model, revision.parent)
-    require_new(connection, revision)
+    require_allowed(connection, revision)
     try:
         revisions.begin(connection, revision)
     except IntegrityError as error:
@@ -102,19 +102,14 @@ def _start(connection: Connection, revision: Revision) -> Revision:
     return revision
 
 
-def require_new(connection: Connection, revision: Revision) -> None:
-    """Do nothing if the model has no branch of the revision's name.
-
-    Raises:
-        BranchExistsError: it has one.
-    """
+def _require_new(connection: Connection, revision: Revision) -> None:
     columns = tables.branches.c
     statement = select(columns.name).where(
         columns.model == revision.model, columns.name == revision.branch
     )
     if connection.scalar(statement) is not None:
         raise BranchExistsError(
-            f"model {revision.model!r} has a branch {BranchName(revision.branch)!r} already; "
+            f"model {revision.model!r} has a branch {revision.branch!r} already; "
             "`errata branch list` shows all; use another name",
             branch=revision.branch,
         )

@@ -27,17 +27,15 @@ from errata_server.domain.ids import (
 )
 from errata_server.domain.operations import Operation
 from errata_server.domain.profiles import ModelDescription, Profile
-from errata_server.domain.revisions import Revision, RevisionKind
+from errata_server.domain.revisions import Revision
 from errata_server.domain.suites import SuiteVersion
 from errata_server.ledger import (
     applied,
     artifacts,
     commits,
     edits,
-    lines,
     models,
     operations,
-    protection,
     references,
     revisions,
     suites,
@@ -226,6 +224,7 @@ class Ledger:
                 a promotion not that of its; the metadata holds ``expected``, ``head`` and
                 ``sequence``.
             BranchExistsError: the branch it would begin exists.
+            DivergedError: it is a promotion, and its branch has changes of its own.
             ApprovalRequiredError: its branch is protected, and an edit lacks an approval.
             RequestIdReusedError: the request id made another revision before.
             ModelNotFoundError, BranchNotFoundError: there is nothing to append to.
@@ -261,23 +260,17 @@ class Ledger:
             commits.lock(connection, revision)
             return revisions.repeated(connection, revision)
 
-    def require_appendable(self, revision: Revision) -> None:
-        """Do nothing if `append` would not refuse ``revision`` for its name or an approval.
+    def require_allowed(self, revision: Revision) -> None:
+        """Do nothing if the history and the policy of its branch let ``revision`` in.
 
         Raises:
             BranchExistsError: the branch it would begin exists.
+            DivergedError: it is a promotion, and its branch has changes of its own.
             ApprovalRequiredError: its branch is protected, and an edit lacks an approval.
-            StaleRevisionError: an edit was verified again since.
+            StaleRevisionError: an edit was verified again since it was made.
         """
         with self._database.reading() as connection:
-            if revision.kind is RevisionKind.BRANCH:
-                commits.require_new(connection, revision)
-            protection.require_approved(connection, revision)
-
-    def advances(self, source: Revision, target: Revision) -> bool:
-        """Whether ``target`` has changed nothing that ``source`` does not have."""
-        with self._database.reading() as connection:
-            return lines.advances(connection, source, target)
+            commits.require_allowed(connection, revision)
 
     def revision_by_request(self, model: ModelId, request_id: RequestId) -> Revision | None:
         """The revision this request made, if it made one."""

@@ -88,14 +88,14 @@ def _place(
     return None if row is None else (BranchName(row.branch), int(row.sequence))
 
 
-def advances(connection: Connection, source: Revision, target: Revision) -> bool:
-    """Whether all that ``target`` has changed is on the line of ``source``.
+def leads_to(connection: Connection, earlier: Revision, later: Revision) -> bool:
+    """Whether all that ``earlier`` has changed is on the line of ``later``.
 
     Raises:
         LedgerCorruptError: a line of theirs is broken.
     """
-    branch, sequence = _last_change(connection, target)
-    return any(stretch.has(branch, sequence) for stretch in line(connection, source))
+    branch, sequence = _last_change(connection, earlier)
+    return any(stretch.has(branch, sequence) for stretch in line(connection, later))
 
 
 def _last_change(connection: Connection, revision: Revision) -> tuple[BranchName, int]:

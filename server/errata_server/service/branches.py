@@ -7,22 +7,18 @@ without a reason in the history.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
 
 from errata_server.domain.branches import branch_name
-from errata_server.domain.edits import AppliedEdit, AppliedSet
-from errata_server.domain.errors import DivergedError, InvalidInputError, PreconditionError
+from errata_server.domain.edits import AppliedEdit
+from errata_server.domain.errors import InvalidInputError, PreconditionError
 from errata_server.domain.ids import BranchName, ModelId
-from errata_server.domain.revisions import EditReference, Revision, RevisionKind
+from errata_server.domain.revisions import EditReference, RevisionKind
 from errata_server.ledger.ledger import Ledger
 from errata_server.service.calls import Call
 from errata_server.service.changes import Change, Changes, Planned, Top, reference
 from errata_server.service.edits import EditReader
 from errata_server.service.serving import Serving
 from errata_server.service.views import Pinned
-
-SHOWN_EDITS: Final = 8
-"""Edits that a message names."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -158,8 +154,6 @@ class Branches:
                 source=head.id,
                 target=top.revision.id,
             )
-        if not self.ledger.advances(head, top.revision):
-            raise _diverged(head, top, pinned.applied)
         return Planned(
             edits=self._references(pinned.applied.without(top.applied)),
             applied=pinned.applied,
@@ -183,19 +177,3 @@ class Branches:
     def _references(self, applied: Sequence[AppliedEdit]) -> tuple[EditReference, ...]:
         edits = [self.edits.stored(one.edit) for one in applied]
         return tuple(reference(edit, self.ledger.latest_report(edit.id)) for edit in edits)
-
-
-def _diverged(head: Revision, top: Top, applied: AppliedSet) -> DivergedError:
-    target = top.revision
-    missing = [one.edit for one in applied.without(top.applied)]
-    shown = " ".join(missing[:SHOWN_EDITS]) or "nothing"
-    more = f" and {len(missing) - SHOWN_EDITS} more" if len(missing) > SHOWN_EDITS else ""
-    return DivergedError(
-        f"branch {target.branch!r} has changed since {head.branch!r} left it, so {head.branch!r} "
-        f"cannot be promoted by fast-forward; begin a branch with `errata branch create NAME "
-        f"--from {target.branch}`, apply there what {head.branch!r} has beyond it ({shown}{more}), "
-        "and promote that one",
-        source=head.id,
-        target=target.id,
-        edits=",".join(missing),
-    )

@@ -298,7 +298,7 @@ class Changes:
             removed=planned.removed,
             protected=top.revision.protected if planned.protected is None else planned.protected,
         )
-        self.ledger.require_appendable(revision)
+        self.ledger.require_allowed(revision)
         return Pinned(revision=revision, weights=weights, applied=planned.applied)
 
     def _plan_apply(self, edit_ids: Sequence[EditId], override: str, top: Top) -> Planned:

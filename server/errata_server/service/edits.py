@@ -49,9 +49,7 @@ class EditReader:
         """
         return self._view(self.stored(edit_id), self._standing(branch))
 
-    def views(
-        self, edit_ids: Iterable[EditId], branch: BranchName = MAIN
-    ) -> tuple[EditView, ...]:
+    def views(self, edit_ids: Iterable[EditId], branch: BranchName = MAIN) -> tuple[EditView, ...]:
         """Several edits, as `view`."""
         standing = self._standing(branch)
         return tuple(self._view(self.stored(edit_id), standing) for edit_id in edit_ids)

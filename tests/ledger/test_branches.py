@@ -1,0 +1,545 @@
+"""Branches: begun, promoted and protected as one ledger on both databases."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+
+import pytest
+from sqlalchemy import select
+
+from errata_server.domain import canonical
+from errata_server.domain.edits import Approval
+from errata_server.domain.errors import (
+    ApprovalRequiredError,
+    BranchExistsError,
+    BranchNotFoundError,
+    DivergedError,
+    InvalidInputError,
+    LedgerCorruptError,
+    LedgerUnavailableError,
+    ModelMismatchError,
+    RequestIdReusedError,
+    RevisionNotFoundError,
+    StaleRevisionError,
+)
+from errata_server.domain.ids import MAIN, BranchName, RequestId, RevisionId
+from errata_server.domain.revisions import RevisionKind
+from errata_server.ledger import tables
+from tests.support import MODEL, NOON
+from tests.support.histories import genesis
+from tests.support.tampering import raw_connection, tampering
+
+APPLY = RevisionKind.APPLY
+CANARY = BranchName("canary")
+OTHER = canonical.digest(b"another")
+WRITERS = 8
+
+
+def applied(chronicler, reference):
+    revision = chronicler.ledger.find_revision(MODEL, reference)
+    return [one.edit for one in chronicler.ledger.applied(MODEL, revision.id).applied]
+
+
+def ids(*stored):
+    return [one.edit.id for one in stored]
+
+
+def clean(chronicler):
+    return chronicler.ledger.audit(MODEL).findings == ()
+
+
+# Beginning --------------------------------------------------------------------------------
+
+
+def test_a_branch_begins_with_what_its_start_has_applied(chronicler):
+    first, second = chronicler.propose(), chronicler.propose("Louvre")
+    start = chronicler.apply(first)
+    chronicler.apply(second)
+
+    made = chronicler.begin("canary", "main@1")
+
+    assert (made.branch, made.sequence, made.parent) == ("canary", 0, start.id)
+    assert chronicler.ledger.head(MODEL, CANARY) == made
+    assert applied(chronicler, "canary") == ids(first)
+    assert [(b.name, b.head.id) for b in chronicler.ledger.branches(MODEL)] == [
+        ("canary", made.id),
+        (MAIN, chronicler.head()),
+    ]
+    assert clean(chronicler)
+
+
+def test_branches_change_without_each_other(chronicler):
+    edits = [chronicler.propose(f"Tower {number}") for number in range(4)]
+    chronicler.apply(edits[0])
+    chronicler.begin("canary")
+    chronicler.apply(edits[1], branch="canary")
+    chronicler.apply(edits[2])
+    chronicler.begin("trial", "canary")
+    chronicler.revert(edits[0], branch="trial")
+    chronicler.apply(edits[3], branch="trial")
+
+    assert applied(chronicler, "main") == ids(edits[0], edits[2])
+    assert applied(chronicler, "canary") == ids(edits[0], edits[1])
+    assert applied(chronicler, "trial") == ids(edits[1], edits[3])
+    assert [r.sequence for r in chronicler.ledger.revisions(MODEL, CANARY, limit=9)] == [0, 1]
+    assert clean(chronicler)
+
+
+def test_a_branch_of_a_taken_name_is_refused(chronicler):
+    chronicler.begin("canary")
+
+    for name in ("canary", "main"):
+        with pytest.raises(BranchExistsError, match="use another name"):
+            chronicler.begin(name)
+
+    assert chronicler.ledger.head(MODEL, CANARY).sequence == 0
+
+
+def test_a_first_revision_that_cannot_be_one_is_refused(chronicler):
+    stored = chronicler.propose()
+    good = chronicler.first_revision("canary")
+    cases = (
+        (RevisionNotFoundError, replace(good, parent=RevisionId(OTHER))),
+        (InvalidInputError, replace(good, sequence=1)),
+        (InvalidInputError, replace(good, edits=(stored.reference,))),
+        (InvalidInputError, replace(good, request_id=RequestId(""))),
+        (InvalidInputError, replace(good, source=genesis().id)),
+        (ModelMismatchError, replace(good, model_digest=OTHER)),
+    )
+
+    for error, revision in cases:
+        with pytest.raises(error):
+            chronicler.ledger.append(revision)
+
+    assert [branch.name for branch in chronicler.ledger.branches(MODEL)] == [MAIN]
+    assert chronicler.ledger.append(good) == good
+
+
+def test_a_repeated_beginning_gets_the_first_even_after_the_branch_has_moved(chronicler):
+    first = chronicler.begin("canary")
+    chronicler.apply(chronicler.propose(), branch="canary")
+
+    assert chronicler.ledger.append(replace(first, reason="sent again")) == first
+    with pytest.raises(RequestIdReusedError):
+        chronicler.ledger.append(replace(first, request_digest=OTHER))
+
+
+def test_the_databases_themselves_refuse_a_branch_from_nowhere(chronicler, ledger_url):
+    connection = raw_connection(ledger_url)
+    insert = (
+        "INSERT INTO revisions (id, model, branch, sequence, parent, kind, request_id, body) "
+        f"SELECT '{OTHER}', model, '{{branch}}', {{sequence}}, '{{parent}}', '{{kind}}', 'x', body "
+        "FROM revisions"
+    )
+    for branch, sequence, parent, kind in (
+        ("canary", 0, OTHER, "branch"),
+        ("canary", 0, genesis().id, "apply"),
+        ("main", 1, genesis().id, "branch"),
+        ("canary", 0, "", "genesis"),
+    ):
+        with pytest.raises(Exception, match="starts from|without a parent"):
+            connection.execute(
+                insert.format(branch=branch, sequence=sequence, parent=parent, kind=kind)
+            )
+    connection.close()
+
+
+# Promoting --------------------------------------------------------------------------------
+
+
+def test_a_promotion_has_the_state_of_its_source_and_lists_what_changed(chronicler):
+    kept, gone, new = (chronicler.propose(name) for name in ("Louvre", "Prado", "Big Ben"))
+    chronicler.apply(kept, gone)
+    chronicler.begin("canary")
+    chronicler.revert(gone, branch="canary")
+    source = chronicler.apply(new, branch="canary")
+
+    made = chronicler.promote("canary")
+
+    assert (made.branch, made.sequence, made.source) == (MAIN, 2, source.id)
+    assert [one.edit for one in made.edits] == ids(new)
+    assert [one.edit for one in made.removed] == ids(gone)
+    assert applied(chronicler, "main") == applied(chronicler, "canary") == ids(kept, new)
+    assert made.active_set_digest == source.active_set_digest
+    assert chronicler.ledger.revision(MODEL, made.id) == made
+    assert clean(chronicler)
+
+
+def test_the_order_in_which_a_source_applied_its_edits_decides_which_are_active(chronicler):
+    old, new = chronicler.propose(target="Rome"), chronicler.propose(target="Berlin")
+    chronicler.apply(old, new)
+    chronicler.begin("canary")
+    chronicler.revert(old, branch="canary")
+    chronicler.apply(old, branch="canary")
+
+    made = chronicler.promote("canary")
+
+    assert (made.edits, made.removed) == ((), ())
+    assert (made.superseded, made.restored) == ((new.edit.id,), (old.edit.id,))
+    assert applied(chronicler, "main") == ids(new, old)
+    assert clean(chronicler)
+
+
+def test_a_branch_goes_on_after_a_promotion_and_is_promoted_again(chronicler):
+    edits = [chronicler.propose(f"Tower {number}") for number in range(4)]
+    chronicler.begin("canary")
+    for edit in edits[:2]:
+        chronicler.apply(edit, branch="canary")
+        chronicler.promote("canary")
+    chronicler.apply(edits[2])
+    chronicler.promote("main", "canary")
+    chronicler.revert(edits[0], branch="canary")
+    chronicler.promote("canary")
+    chronicler.apply(edits[3])
+
+    assert applied(chronicler, "main") == ids(edits[1], edits[2], edits[3])
+    assert applied(chronicler, "main@3") == ids(edits[0], edits[1], edits[2])
+    assert applied(chronicler, "canary") == ids(edits[1], edits[2])
+    assert clean(chronicler)
+
+
+def test_a_target_with_a_change_of_its_own_is_not_moved(chronicler):
+    first, second, third = (chronicler.propose(f"Tower {number}") for number in range(3))
+    chronicler.apply(first)
+    chronicler.begin("canary")
+    chronicler.apply(second, branch="canary")
+    chronicler.apply(third)
+
+    with pytest.raises(DivergedError, match="branch create NAME --from main") as refused:
+        chronicler.promote("canary")
+    assert refused.value.metadata["edits"] == second.edit.id
+    with pytest.raises(DivergedError):
+        chronicler.promote("main", "canary")
+
+    chronicler.revert(third)
+    with pytest.raises(DivergedError):  # the history of main has what canary's has not
+        chronicler.promote("canary")
+    chronicler.begin("again")
+    chronicler.apply(second, branch="again")
+    chronicler.promote("again")
+    assert applied(chronicler, "main") == ids(first, second)
+    assert clean(chronicler)
+
+
+def test_a_change_of_policy_is_nothing_that_could_be_lost(chronicler):
+    chronicler.begin("canary")
+    chronicler.apply(chronicler.propose(), branch="canary")
+    chronicler.protect()
+    chronicler.protect(protected=False)
+
+    assert chronicler.promote("canary").sequence == 3
+
+
+def test_a_change_promoted_and_taken_back_on_the_target_is_one_of_its_own(chronicler):
+    first, second = chronicler.propose(), chronicler.propose("Louvre")
+    chronicler.begin("canary")
+    chronicler.apply(first, branch="canary")
+    chronicler.promote("canary")
+    chronicler.revert(first)
+    chronicler.apply(second, branch="canary")
+
+    with pytest.raises(DivergedError):
+        chronicler.promote("canary")
+
+
+def test_a_promotion_made_on_heads_that_have_moved_is_stale(chronicler):
+    first, second = chronicler.propose(), chronicler.propose("Louvre")
+    chronicler.begin("canary")
+    chronicler.apply(first, branch="canary")
+    made = chronicler.next_promotion("canary")
+    moved = chronicler.apply(second, branch="canary")
+
+    with pytest.raises(StaleRevisionError, match="'canary' has moved on") as refused:
+        chronicler.ledger.append(made)
+    assert refused.value.metadata["head"] == moved.id
+
+    made = chronicler.next_promotion("canary")
+    chronicler.protect()
+    with pytest.raises(StaleRevisionError, match="'main' is at"):
+        chronicler.ledger.append(made)
+    assert chronicler.ledger.head(MODEL, MAIN).kind is RevisionKind.POLICY
+
+
+def test_a_repeated_promotion_gets_the_first_though_both_branches_moved(chronicler):
+    first, second = chronicler.propose(), chronicler.propose("Louvre")
+    chronicler.begin("canary")
+    chronicler.apply(first, branch="canary")
+    made = chronicler.promote("canary")
+    chronicler.apply(second, branch="canary")
+    chronicler.promote("canary")
+
+    assert chronicler.ledger.append(made) == made
+    assert chronicler.ledger.head(MODEL, MAIN).sequence == 2
+
+
+def test_a_promotion_that_cannot_be_one_is_refused(chronicler):
+    chronicler.begin("canary")
+    chronicler.apply(chronicler.propose(), branch="canary")
+    good = chronicler.next_promotion("canary")
+    cases = (
+        (RevisionNotFoundError, replace(good, source=RevisionId(OTHER))),
+        (InvalidInputError, replace(good, source=RevisionId(""))),
+        (InvalidInputError, replace(good, source=chronicler.head())),
+        (InvalidInputError, replace(good, kind=RevisionKind.POLICY)),
+        (BranchNotFoundError, replace(good, branch=BranchName("nothing"))),
+    )
+
+    for error, revision in cases:
+        with pytest.raises(error):
+            chronicler.ledger.append(revision)
+
+    assert chronicler.ledger.append(good) == good
+
+
+def test_an_edit_was_applied_where_a_line_leads_to_the_branch(chronicler):
+    here, there, later = (chronicler.propose(f"Tower {number}") for number in range(3))
+    chronicler.apply(here)
+    chronicler.revert(here)
+    chronicler.begin("canary")
+    chronicler.apply(there, branch="canary")
+    chronicler.apply(later)
+    was_applied = chronicler.ledger.was_applied
+
+    assert was_applied(here.edit.id, CANARY)
+    assert not was_applied(there.edit.id, MAIN)
+    assert not was_applied(later.edit.id, CANARY)
+
+    chronicler.begin("trial", "canary")
+    assert was_applied(there.edit.id, BranchName("trial"))
+    with pytest.raises(BranchNotFoundError):
+        was_applied(here.edit.id, BranchName("nothing"))
+
+
+@pytest.mark.parametrize(
+    ("statement", "row"),
+    [
+        ("DELETE FROM revisions WHERE branch = 'canary'", "main@1"),
+        ("UPDATE revisions SET model = 'x' WHERE branch = 'canary'", "main@1"),
+        ("DELETE FROM revisions WHERE branch = 'main' AND sequence = 0", "canary@0"),
+        ("UPDATE revisions SET kind = 'promote' WHERE branch = 'canary'", "canary@"),
+        (
+            "UPDATE revisions SET parent = (SELECT id FROM revisions WHERE branch = 'canary' "
+            "AND sequence = 1) WHERE branch = 'canary' AND sequence = 0",
+            "canary@0",
+        ),
+    ],
+)
+def test_a_line_that_leads_nowhere_is_corrupt(chronicler, ledger_url, statement, row):
+    chronicler.begin("canary")
+    chronicler.apply(chronicler.propose(), branch="canary")
+    made = chronicler.promote("canary")
+    with tampering(ledger_url) as tamper:
+        tamper(statement)
+
+    with pytest.raises(LedgerCorruptError, match=rf"revisions\[{row}"):
+        chronicler.ledger.applied(MODEL, made.id)
+    assert not clean(chronicler)
+
+
+def test_what_a_promotion_vouches_for_is_stored_with_it(chronicler, database):
+    gone, new = chronicler.propose(), chronicler.propose("Louvre")
+    chronicler.apply(gone)
+    chronicler.begin("canary")
+    chronicler.revert(gone, branch="canary")
+    chronicler.apply(new, branch="canary")
+    made = chronicler.promote("canary")
+
+    uses = tables.revision_edits
+    with database.reading() as connection:
+        rows = connection.execute(
+            select(uses.c.edit, uses.c.report)
+            .where(uses.c.revision == made.id)
+            .order_by(uses.c.position)
+        ).all()
+
+    assert [tuple(row) for row in rows] == [
+        (new.edit.id, new.report.id),
+        (gone.edit.id, gone.report.id),
+    ]
+
+
+# Protecting -------------------------------------------------------------------------------
+
+
+def approve(chronicler, stored, actor, report=None):
+    approval = Approval(
+        edit=stored.edit.id,
+        report=(report or stored.report).id,
+        actor=actor,
+        comment="seen",
+        created_at=NOON,
+    )
+    chronicler.ledger.record_approval(approval, RequestId(f"{actor}-{approval.report}"))
+
+
+def test_a_protected_branch_takes_what_another_than_its_proposer_approved_of(chronicler):
+    stored, second = chronicler.propose(), chronicler.propose("Louvre")
+    chronicler.protect()
+
+    with pytest.raises(ApprovalRequiredError, match=f"errata approve {stored.edit.id}") as refused:
+        chronicler.apply(stored, second)
+    assert refused.value.metadata == {
+        "branch": "main",
+        "edits": f"{stored.edit.id},{second.edit.id}",
+    }
+    approve(chronicler, stored, "ana")  # who proposed it
+    with pytest.raises(ApprovalRequiredError):
+        chronicler.apply(stored)
+    approve(chronicler, stored, "ben")
+
+    made = chronicler.apply(stored)
+
+    assert made.protected
+    assert applied(chronicler, "main") == ids(stored)
+    assert clean(chronicler)
+
+
+def test_an_approval_of_an_earlier_report_is_none(chronicler):
+    stored = chronicler.propose()
+    approve(chronicler, stored, "ben")
+    chronicler.protect()
+    newer = chronicler.new_report(stored.edit)
+    chronicler.ledger.record_report(newer)
+
+    with pytest.raises(StaleRevisionError, match="has a newer report"):
+        chronicler.apply(stored)
+    with pytest.raises(ApprovalRequiredError):
+        chronicler.apply(replace(stored, report=newer))
+
+    approve(chronicler, stored, "ben", newer)
+    assert chronicler.apply(replace(stored, report=newer)).sequence == 2
+
+
+def test_a_promotion_to_a_protected_branch_asks_for_every_edit_that_becomes_applied(chronicler):
+    there, new, gone = (chronicler.propose(f"Tower {number}") for number in range(3))
+    chronicler.apply(there, gone)
+    chronicler.protect()
+    chronicler.begin("canary")
+    chronicler.apply(new, branch="canary")
+    chronicler.revert(gone, branch="canary")
+
+    with pytest.raises(ApprovalRequiredError) as refused:
+        chronicler.promote("canary")
+    assert refused.value.metadata["edits"] == new.edit.id
+    approve(chronicler, new, "ben")
+
+    assert chronicler.promote("canary").protected
+    assert clean(chronicler)
+
+
+def test_taking_back_needs_no_approval(chronicler):
+    stored = chronicler.propose()
+    chronicler.apply(stored)
+    chronicler.protect()
+
+    chronicler.revert(stored)
+
+    assert applied(chronicler, "main") == []
+    assert clean(chronicler)
+
+
+def test_protection_is_of_one_branch_and_ends_where_history_says_so(chronicler):
+    stored = chronicler.propose()
+    chronicler.protect()
+    chronicler.begin("canary")
+    chronicler.apply(stored, branch="canary")
+    assert not chronicler.ledger.head(MODEL, CANARY).protected
+
+    chronicler.protect(protected=False)
+    chronicler.apply(stored)
+
+    protections = [r.protected for r in chronicler.ledger.revisions(MODEL, MAIN, limit=9)]
+    assert protections == [False, True, False, False]
+    assert clean(chronicler)
+
+
+# At once ----------------------------------------------------------------------------------
+
+
+def at_once(work, arguments):
+    """The result or error of ``work`` on each argument, all started together."""
+    barrier = threading.Barrier(len(arguments))
+
+    def run(argument):
+        barrier.wait()
+        for _ in range(50):
+            try:
+                return work(argument)
+            except LedgerUnavailableError:
+                continue  # the lock was not to be had in time; clients try again
+            except Exception as error:  # noqa: BLE001 - the tests look at whatever comes
+                return error
+        raise AssertionError("the database never answered")
+
+    with ThreadPoolExecutor(len(arguments)) as pool:
+        return list(pool.map(run, arguments))
+
+
+def test_of_writers_that_begin_one_branch_exactly_one_does(chronicler):
+    revisions = [chronicler.first_revision("canary") for _ in range(WRITERS)]
+
+    outcomes = at_once(chronicler.ledger.append, revisions)
+
+    winners = [outcome for outcome in outcomes if not isinstance(outcome, Exception)]
+    assert len(winners) == 1
+    assert {type(lost) for lost in outcomes if lost not in winners} == {BranchExistsError}
+    assert chronicler.ledger.head(MODEL, CANARY) == winners[0]
+    assert clean(chronicler)
+
+
+def test_one_promotion_sent_by_all_at_once_is_made_once(chronicler):
+    chronicler.begin("canary")
+    chronicler.apply(chronicler.propose(), branch="canary")
+    made = chronicler.next_promotion("canary")
+
+    outcomes = at_once(chronicler.ledger.append, [made] * WRITERS)
+
+    assert outcomes == [made] * WRITERS
+    assert chronicler.ledger.head(MODEL, MAIN).sequence == 1
+
+
+def until(ledger, make, tries=200):
+    """Append what ``make`` makes of the heads, again and again where they have moved."""
+    for _ in range(tries):
+        try:
+            return ledger.append(make())
+        except (StaleRevisionError, DivergedError):
+            continue
+    return None
+
+
+def apply_one(chronicler, stored, branch):
+    def make():
+        made = chronicler.next_revision(APPLY, stored, branch=branch)
+        return replace(made, request_id=RequestId(f"apply-{stored.edit.id}"))
+
+    made = until(chronicler.ledger, make)
+    assert made is not None, "never got through"
+    return made
+
+
+def test_promotions_to_and_fro_among_appliers_never_lose_a_change_or_lock_up(chronicler):
+    """Two branches are promoted to each other while others apply to both and begin more."""
+    chronicler.begin("canary")
+    branches = {
+        branch: [chronicler.propose(f"Tower {branch} {number}") for number in range(3)]
+        for branch in ("main", "canary")
+    }
+    work = [
+        *(
+            partial(apply_one, chronicler, stored, branch)
+            for branch, edits in branches.items()
+            for stored in edits
+        ),
+        partial(until, chronicler.ledger, partial(chronicler.first_revision, "trial")),
+        partial(until, chronicler.ledger, partial(chronicler.next_promotion, "canary"), 6),
+        partial(until, chronicler.ledger, partial(chronicler.next_promotion, "main", "canary"), 6),
+    ]
+
+    outcomes = at_once(lambda one: one(), work)
+
+    assert not [outcome for outcome in outcomes if isinstance(outcome, Exception)]
+    for branch, edits in branches.items():
+        assert set(ids(*edits)) <= set(applied(chronicler, branch)), "something was lost"
+    assert clean(chronicler)
