@@ -39,6 +39,7 @@ Result = TypeVar("Result")
 EditReference = str | types.Edit
 """An edit, or its name: ``e-12`` or ``models/m/edits/e-12``."""
 
+_SINGULAR = {"branches": "branch", "proxies": "proxy"}
 _EDITS = "errata.v1.EditService"
 _LEDGER = "errata.v1.LedgerService"
 _INFERENCE = "errata.v1.InferenceService"
@@ -64,7 +65,8 @@ class Scope:
             return reference
         if not reference or "/" in reference:
             raise InvalidInputError(
-                f"{reference!r} names no {collection.removesuffix('s')}; give its id, or "
+                f"{reference!r} names no {_SINGULAR.get(collection, collection[:-1])}; give its "
+                "id, or "
                 f"models/*/{collection}/*",
                 {"name": reference},
             )

@@ -167,22 +167,36 @@ def test_an_edit_left_out_of_a_promotion_is_found_even_with_its_rows(connection)
     assert problems == {"its removed are not what the history gives"}
 
 
-def test_a_promotion_over_changes_of_the_target_is_found(connection):
-    """As if canary had begun before main's own change, which the promotion then lost."""
+def test_a_branch_said_to_begin_elsewhere_is_found_by_what_follows(connection):
+    """Canary from the base, with all digests of the base: it reverts what was never there."""
     base = row_at(connection, "main", 0)
-    body = canonical.decode(bytes(row_at(connection, "main", 0).body))
-    forge(
-        connection,
-        "canary",
-        0,
-        parent=base.id,
-        **{name: body[name] for name in ("active_count", "active_set_digest", "weights_digest")},
-    )
+    body = canonical.decode(bytes(base.body))
+    taken = ("active_count", "active_set_digest", "weights_digest")
+    forge(connection, "canary", 0, parent=base.id, **{name: body[name] for name in taken})
 
     found = findings(connection)
 
-    assert "revisions[canary@1]" in found  # what it reverts was never there
     assert "revisions[canary@0]" not in found, "its beginning is consistent in itself"
+    assert "revisions[canary@1]" in found
+
+
+def test_a_promotion_that_loses_changes_of_its_branch_is_found(connection):
+    """Main's policy forged into the change it should not have lost."""
+    gone = row_at(connection, "main", 1)
+    earlier = canonical.decode(bytes(row_at(connection, "main", 1).body))
+    start = row_at(connection, "main", 0)
+    forge(
+        connection,
+        "trial",
+        0,
+        parent=gone.id,
+        **{name: earlier[name] for name in ("active_count", "active_set_digest", "weights_digest")},
+    )
+    assert start.id != gone.id
+
+    found = findings(connection)["revisions[trial@1]"]
+
+    assert "its edits are not what the history gives" in found
 
 
 @pytest.mark.parametrize(
@@ -247,5 +261,5 @@ def test_two_branches_that_begin_in_each_other_are_found_and_end_the_audit(conne
 
     found = findings(connection)
 
-    said = found["revisions[canary@0]"] | found.get("revisions[trial@0]", set())
+    said = found.get("revisions[canary@0]", set()) | found.get("revisions[trial@0]", set())
     assert any("missing, or follows from it" in one for one in said)

@@ -30,7 +30,7 @@ from errata_server.ledger.ledger import Ledger
 from errata_server.service.calls import Call
 from errata_server.service.edits import EditReader
 from errata_server.service.ports import Engine
-from errata_server.service.serving import Serving
+from errata_server.service.serving import BASE_REFERENCE, Serving
 from errata_server.service.views import Pinned
 
 ATTEMPTS: Final = 8
@@ -350,7 +350,8 @@ class Changes:
 
     def _since(self, to_revision: str, top: Top) -> list[EditId]:
         """The edits to revert so that what was applied at ``to_revision`` is left."""
-        target = self.ledger.find_revision(self.model, to_revision)
+        named = "0" if to_revision == BASE_REFERENCE else to_revision
+        target = self.ledger.find_revision(self.model, named)
         wanted = [edit.edit for edit in self.ledger.applied(self.model, target.id).applied]
         present = [edit.edit for edit in top.applied.applied]
         missing = sorted(set(wanted) - set(present))
