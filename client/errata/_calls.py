@@ -66,8 +66,7 @@ class Scope:
         if not reference or "/" in reference:
             raise InvalidInputError(
                 f"{reference!r} names no {_SINGULAR.get(collection, collection[:-1])}; give its "
-                "id, or "
-                f"models/*/{collection}/*",
+                f"id, or models/*/{collection}/*",
                 {"name": reference},
             )
         return f"{self.model}/{collection}/{reference}"

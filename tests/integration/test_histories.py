@@ -1,9 +1,9 @@
 """Whatever has been done, the served model is the one its active edits make, bit for bit.
 
 Random histories of proposing, applying, reverting, branching, promoting and restarting run over
-the real services, a real SQLite ledger and the real engine on a tiny random GPT-2. After every step what is
-served is held against a replay from nothing: a plain Python list of what is applied, its
-newest edit of each subject, decoded and composed again, run on a second copy of the
+the real services, a real SQLite ledger and the real engine on a tiny random GPT-2. After every
+step what is served is held against a replay from nothing: a plain Python list of what is applied,
+its newest edit of each subject, decoded and composed again, run on a second copy of the
 checkpoint that no server has ever touched. (What a set of edits gives there is computed once
 and kept: it must be the same however, and however often, a history comes to that set.)
 
