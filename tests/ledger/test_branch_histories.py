@@ -20,7 +20,7 @@ from hypothesis.stateful import (
 )
 
 from errata_server.domain.errors import DivergedError
-from errata_server.domain.ids import MAIN
+from errata_server.domain.ids import MAIN, BranchName
 from errata_server.domain.revisions import RevisionKind
 from errata_server.ledger.database import Database
 from errata_server.ledger.ledger import Ledger
@@ -63,7 +63,7 @@ class BranchHistories(RuleBasedStateMachine):
         self.chronicler = Chronicler(Ledger(self.database))
         self.edits = [self.chronicler.propose(subject) for subject in SUBJECTS]
         self.numbers = count()
-        self.lines: dict[str, Line] = {MAIN: ()}
+        self.lines: dict[BranchName, Line] = {MAIN: ()}
         self.past: dict[str, Line] = {self.chronicler.head(): ()}
 
     @rule(data=st.data())
@@ -84,7 +84,7 @@ class BranchHistories(RuleBasedStateMachine):
     @precondition(lambda self: len(self.lines) < MOST_BRANCHES)
     def begin(self, data):
         start = data.draw(st.sampled_from(sorted(self.past)))
-        name = f"trial-{len(self.lines)}"
+        name = BranchName(f"trial-{len(self.lines)}")
         made = self.chronicler.begin(name, start)
         self.lines[name] = self.past[made.id] = self.past[start]
 

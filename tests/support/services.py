@@ -165,9 +165,7 @@ def _services(engine: ScriptedEngine, ledger: Ledger, policy: Policy) -> Service
         suites=upkeep.suites,
         now=_noon,
     )
-    changes = Changes(
-        engine=engine, ledger=ledger, model=MODEL, serving=serving, edits=edits, now=_noon
-    )
+    branches = _branches(engine, edits)
     return Services(
         engine=engine,
         ledger=ledger,
@@ -175,10 +173,8 @@ def _services(engine: ScriptedEngine, ledger: Ledger, policy: Policy) -> Service
         operations=operations,
         proposals=proposals,
         batches=Batches(proposals=proposals),
-        changes=changes,
-        branches=Branches(
-            ledger=ledger, model=MODEL, serving=serving, edits=edits, changes=changes
-        ),
+        changes=branches.changes,
+        branches=branches,
         history=History(engine=engine, ledger=ledger, model=MODEL, serving=serving, edits=edits),
         inference=Inference(engine=engine, serving=serving),
         models=Models(
@@ -202,6 +198,11 @@ def _services(engine: ScriptedEngine, ledger: Ledger, policy: Policy) -> Service
         ),
         upkeep=upkeep,
     )
+
+
+def _branches(engine: ScriptedEngine, edits: EditReader) -> Branches:
+    over = {"ledger": edits.ledger, "model": MODEL, "serving": edits.serving, "edits": edits}
+    return Branches(**over, changes=Changes(engine=engine, now=_noon, **over))
 
 
 def _noon():
