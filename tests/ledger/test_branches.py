@@ -236,6 +236,20 @@ def test_protection_is_of_one_branch_and_ends_where_history_says_so(chronicler):
     assert clean(chronicler)
 
 
+def test_nothing_but_a_change_of_policy_changes_protection(chronicler):
+    stored = chronicler.propose()
+    sly = replace(chronicler.next_revision(APPLY, stored), protected=True)
+    policy = chronicler.next_policy()
+    born = replace(chronicler.first_revision("canary"), protected=True)
+    for revision in (sly, replace(policy, protected=False), born):
+        with pytest.raises(InvalidInputError, match="protection passes"):
+            chronicler.ledger.append(revision)
+
+    chronicler.ledger.append(policy)
+    with pytest.raises(InvalidInputError, match="must have it on"):
+        chronicler.ledger.append(replace(chronicler.next_revision(APPLY, stored), protected=False))
+
+
 # At once ----------------------------------------------------------------------------------
 
 

@@ -19,6 +19,7 @@ from errata_server.domain.errors import (
 )
 from errata_server.domain.ids import MAIN, BranchName
 from errata_server.domain.revisions import RevisionKind
+from errata_server.ledger.ledger import Ledger
 from tests.support import MODEL
 from tests.support.services import PATIENCE, call, open_services
 
@@ -304,6 +305,29 @@ def test_an_edit_stands_otherwise_on_each_branch(services):
     assert [(v.edit.id, v.state) for v in diff.removed] == [(old.id, EditState.REVERTED)]
     with pytest.raises(BranchNotFoundError):
         view(old.id, BranchName("nothing"))
+
+
+def test_a_watcher_of_a_branch_behind_main_asks_the_ledger_now_and_then(services, monkeypatch):
+    create(services)
+    services.apply(services.proposed())
+    asked = []
+    revisions = Ledger.revisions
+
+    def counted(*given, **options):
+        asked.append(given)
+        return revisions(*given, **options)
+
+    monkeypatch.setattr(Ledger, "revisions", counted)
+
+    assert services.history.watch(CANARY, 1, timeout=0.6) == ()
+    assert len(asked) < 6
+
+
+def test_a_watcher_of_a_branch_sees_what_is_committed_there(services):
+    first = create(services)
+    made = apply(services, services.proposed())
+
+    assert services.history.watch(CANARY, 0) == (first, made)
 
 
 # Protection -------------------------------------------------------------------------------

@@ -41,6 +41,8 @@ def commit(connection: Connection, revision: Revision) -> Revision:
         return _start(connection, revision)
     if revision.kind is RevisionKind.PROMOTE:
         promotions.require_source_head(connection, revision)
+    if revision.parent == revisions.lock_head(connection, revision.model, revision.branch).head:
+        protection.require_kept(connection, revision)
     require_allowed(connection, revision)
     return revisions.append(connection, revision)
 
@@ -88,7 +90,7 @@ def _start(connection: Connection, revision: Revision) -> Revision:
         )
     stored = models.digest(connection, revision.model)
     models.require_same_checkpoint(revision.model, stored=stored, given=revision.model_digest)
-    references.by_id(connection, revision.model, revision.parent)
+    protection.require_kept(connection, revision)
     require_allowed(connection, revision)
     try:
         revisions.begin(connection, revision)

@@ -1,7 +1,8 @@
 """What a protected branch asks before an edit becomes applied there.
 
-Invariant: checked in the transaction that commits, so that no other server's change of policy,
-approval or report can come between the check and the commit. Taking back needs no approval.
+Invariants: checked in the transaction that commits, so that no other server's change of policy,
+approval or report can come between the check and the commit. Taking back needs no approval. Only
+a change of policy, and nothing by the way, changes whether a branch is protected.
 """
 
 from typing import Final
@@ -9,9 +10,13 @@ from typing import Final
 from sqlalchemy import Connection
 
 from errata_server.domain.branches import is_approved
-from errata_server.domain.errors import ApprovalRequiredError, StaleRevisionError
+from errata_server.domain.errors import (
+    ApprovalRequiredError,
+    InvalidInputError,
+    StaleRevisionError,
+)
 from errata_server.domain.revisions import EditReference, Revision, RevisionKind
-from errata_server.ledger import edits
+from errata_server.ledger import edits, references
 
 GUARDED: Final = (RevisionKind.APPLY, RevisionKind.PROMOTE)
 """Kinds of revisions by which an edit becomes applied."""
@@ -45,6 +50,24 @@ def require_approved(connection: Connection, revision: Revision) -> None:
             f"`errata approve {lacking[0]}`, then repeat this",
             branch=revision.branch,
             edits=",".join(lacking),
+        )
+
+
+def require_kept(connection: Connection, revision: Revision) -> None:
+    """Do nothing if ``revision`` is protected as its parent is, or changes just that.
+
+    Raises:
+        InvalidInputError: it would drop or bring in protection by the way.
+        RevisionNotFoundError: its parent is not there.
+    """
+    kind = revision.kind
+    before = references.by_id(connection, revision.model, revision.parent).protected
+    expected = {RevisionKind.POLICY: not before, RevisionKind.BRANCH: False}.get(kind, before)
+    if revision.protected is not expected:
+        raise InvalidInputError(
+            f"protection passes from each revision of a branch to the next; a {kind} revision "
+            f"here must have it {'on' if expected else 'off'}",
+            field="protected",
         )
 
 
