@@ -13,6 +13,7 @@ import grpc
 
 from errata import (
     _batch_calls,
+    _branch_calls,
     _calls,
     _errors,
     _model_calls,
@@ -35,12 +36,15 @@ from errata._operations import AsyncOperation
 from errata._options import (
     ApplyOptions,
     BatchOptions,
+    BranchOptions,
     CrawlOptions,
     GenerateOptions,
     LiveOptions,
     LocateOptions,
     MutationOptions,
+    PromoteOptions,
     ProposeOptions,
+    ProtectOptions,
     ProxyOptions,
     ReadOptions,
     RevertOptions,
@@ -182,15 +186,15 @@ class AsyncClient:
         """As `Client.revert`."""
         return await self._run(_calls.revert(edits, **options))
 
-    async def edit(self, edit: EditReference) -> types.Edit:
+    async def edit(self, edit: EditReference, *, branch: str = "") -> types.Edit:
         """As `Client.edit`."""
-        return await self._run(_calls.get_edit(edit))
+        return await self._run(_calls.get_edit(edit, branch))
 
     def edits(
-        self, *, state: types.EditState | None = None, page_size: int = 0
+        self, *, state: types.EditState | None = None, branch: str = "", page_size: int = 0
     ) -> AsyncIterator[types.Edit]:
         """As `Client.edits`."""
-        return self._pages(_calls.list_edits(state, page_size))
+        return self._pages(_calls.list_edits(state, page_size, branch))
 
     async def report(self, report: str) -> types.Report:
         """As `Client.report`."""
@@ -211,6 +215,28 @@ class AsyncClient:
     def branches(self, *, page_size: int = 0) -> AsyncIterator[types.Branch]:
         """As `Client.branches`."""
         return self._pages(_calls.list_branches(page_size))
+
+    async def create_branch(self, name: str, **options: Unpack[BranchOptions]) -> types.Branch:
+        """As `Client.create_branch`."""
+        return await self._run(_branch_calls.create_branch(name, **options))
+
+    async def promote(
+        self, source: str, target: str = "main", **options: Unpack[PromoteOptions]
+    ) -> types.Change:
+        """As `Client.promote`."""
+        return await self._run(_branch_calls.promote(source, target, **options))
+
+    async def protect(
+        self, branch: str, reason: str, **options: Unpack[ProtectOptions]
+    ) -> types.Branch:
+        """As `Client.protect`."""
+        return await self._run(_branch_calls.protect(branch, reason, **options))
+
+    async def unprotect(
+        self, branch: str, reason: str, **options: Unpack[ProtectOptions]
+    ) -> types.Branch:
+        """As `Client.unprotect`."""
+        return await self._run(_branch_calls.unprotect(branch, reason, **options))
 
     async def diff(self, before: str, after: str) -> types.Diff:
         """As `Client.diff`."""

@@ -39,6 +39,7 @@ Result = TypeVar("Result")
 EditReference = str | types.Edit
 """An edit, or its name: ``e-12`` or ``models/m/edits/e-12``."""
 
+_SINGULAR = {"branches": "branch", "proxies": "proxy"}
 _EDITS = "errata.v1.EditService"
 _LEDGER = "errata.v1.LedgerService"
 _INFERENCE = "errata.v1.InferenceService"
@@ -64,8 +65,8 @@ class Scope:
             return reference
         if not reference or "/" in reference:
             raise InvalidInputError(
-                f"{reference!r} names no {collection.removesuffix('s')}; give its id, or "
-                f"models/*/{collection}/*",
+                f"{reference!r} names no {_SINGULAR.get(collection, collection[:-1])}; give its "
+                f"id, or models/*/{collection}/*",
                 {"name": reference},
             )
         return f"{self.model}/{collection}/{reference}"
@@ -259,17 +260,19 @@ def _listed(edits: EditReference | Iterable[EditReference]) -> tuple[EditReferen
     return (edits,) if isinstance(edits, str | types.Edit) else tuple(edits)
 
 
-def get_edit(edit: EditReference) -> Call[edits_pb2.GetEditResponse, types.Edit]:
+def get_edit(edit: EditReference, branch: str = "") -> Call[edits_pb2.GetEditResponse, types.Edit]:
     """Read an edit."""
     return Call(
         method=f"/{_EDITS}/GetEdit",
         reply=edits_pb2.GetEditResponse,
-        build=lambda scope: edits_pb2.GetEditRequest(name=scope.edit(edit)),
+        build=lambda scope: edits_pb2.GetEditRequest(name=scope.edit(edit), branch=branch),
         parse=lambda message: messages.edit(message.edit),
     )
 
 
-def list_edits(state: types.EditState | None, page_size: int) -> Pages[types.Edit]:
+def list_edits(
+    state: types.EditState | None, page_size: int, branch: str = ""
+) -> Pages[types.Edit]:
     """Read edits, newest first."""
     return lambda token: Call(
         method=f"/{_EDITS}/ListEdits",
@@ -279,6 +282,7 @@ def list_edits(state: types.EditState | None, page_size: int) -> Pages[types.Edi
             page_size=page_size,
             page_token=token,
             state=messages.edit_state_message(state),
+            branch=branch,
         ),
         parse=lambda message: types.Page(
             items=tuple(messages.edit(edit) for edit in message.edits),

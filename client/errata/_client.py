@@ -14,6 +14,7 @@ import grpc
 
 from errata import (
     _batch_calls,
+    _branch_calls,
     _calls,
     _errors,
     _model_calls,
@@ -36,12 +37,15 @@ from errata._operations import Operation
 from errata._options import (
     ApplyOptions,
     BatchOptions,
+    BranchOptions,
     CrawlOptions,
     GenerateOptions,
     LiveOptions,
     LocateOptions,
     MutationOptions,
+    PromoteOptions,
     ProposeOptions,
+    ProtectOptions,
     ProxyOptions,
     ReadOptions,
     RevertOptions,
@@ -235,19 +239,19 @@ class Client:
         """
         return self._run(_calls.revert(edits, **options))
 
-    def edit(self, edit: EditReference) -> types.Edit:
-        """One edit as it stands now.
+    def edit(self, edit: EditReference, *, branch: str = "") -> types.Edit:
+        """One edit as it stands now on a branch, main where empty.
 
         Raises:
             EditNotFoundError: there is none of that name.
         """
-        return self._run(_calls.get_edit(edit))
+        return self._run(_calls.get_edit(edit, branch))
 
     def edits(
-        self, *, state: types.EditState | None = None, page_size: int = 0
+        self, *, state: types.EditState | None = None, branch: str = "", page_size: int = 0
     ) -> Iterator[types.Edit]:
-        """All edits, newest first, fetched page by page."""
-        return self._pages(_calls.list_edits(state, page_size))
+        """All edits, newest first, fetched page by page; states are those on ``branch``."""
+        return self._pages(_calls.list_edits(state, page_size, branch))
 
     def report(self, report: str) -> types.Report:
         """One report.
@@ -276,6 +280,37 @@ class Client:
     def branches(self, *, page_size: int = 0) -> Iterator[types.Branch]:
         """All branches with their heads."""
         return self._pages(_calls.list_branches(page_size))
+
+    def create_branch(self, name: str, **options: Unpack[BranchOptions]) -> types.Branch:
+        """Begin a branch at any revision; it is not protected.
+
+        Raises:
+            BranchExistsError: there is one of that name.
+            RevisionNotFoundError: what it should start from does not exist.
+        """
+        return self._run(_branch_calls.create_branch(name, **options))
+
+    def promote(
+        self, source: str, target: str = "main", **options: Unpack[PromoteOptions]
+    ) -> types.Change:
+        """Let a branch have applied exactly what another has, by fast-forward only.
+
+        Raises:
+            DivergedError: the target has changes of its own since.
+            ApprovalRequiredError: the target is protected, and an edit lacks an approval.
+            PreconditionError: there is nothing to promote.
+        """
+        return self._run(_branch_calls.promote(source, target, **options))
+
+    def protect(self, branch: str, reason: str, **options: Unpack[ProtectOptions]) -> types.Branch:
+        """Let a branch ask, from now on, for approvals of what is applied to it."""
+        return self._run(_branch_calls.protect(branch, reason, **options))
+
+    def unprotect(
+        self, branch: str, reason: str, **options: Unpack[ProtectOptions]
+    ) -> types.Branch:
+        """Let a branch no longer ask for approvals."""
+        return self._run(_branch_calls.unprotect(branch, reason, **options))
 
     def diff(self, before: str, after: str) -> types.Diff:
         """Which edits are active at one revision and not at the other."""

@@ -37,6 +37,7 @@ _REVISION_KINDS = {
     types_pb2.REVISION_KIND_REVERT: types.RevisionKind.REVERT,
     types_pb2.REVISION_KIND_PROMOTE: types.RevisionKind.PROMOTE,
     types_pb2.REVISION_KIND_POLICY: types.RevisionKind.POLICY,
+    types_pb2.REVISION_KIND_BRANCH: types.RevisionKind.BRANCH,
 }
 
 
@@ -198,26 +199,32 @@ def revision(message: types_pb2.Revision) -> types.Revision:
         request_id=message.request_id,
         created_at=time(message.create_time),
         body=message.body,
+        source=short(message.source),
+        removed=tuple(short(name) for name in message.removed),
+        protected=message.protected,
     )
 
 
 def change(
     message: edits_pb2.ApplyEditsResponse
     | edits_pb2.RevertEditsResponse
-    | ledger_pb2.GetHeadResponse,
+    | ledger_pb2.GetHeadResponse
+    | ledger_pb2.PromoteBranchResponse,
 ) -> types.Change:
     """`types.Change` of the wire."""
     return types.Change(revision=revision(message.revision), served=served(message.served))
 
 
-def applied(message: edits_pb2.ApplyEditsResponse) -> types.Change:
+def applied(
+    message: edits_pb2.ApplyEditsResponse | ledger_pb2.PromoteBranchResponse,
+) -> types.Change:
     """`types.Change` of the wire, with what verifies it."""
     return replace(change(message), live_verification=message.live_verification)
 
 
 def branch(message: types_pb2.Branch) -> types.Branch:
     """`types.Branch` of the wire."""
-    return types.Branch(name=message.name, head=revision(message.head))
+    return types.Branch(name=message.name, head=revision(message.head), protected=message.protected)
 
 
 def diff(message: ledger_pb2.DiffRevisionsResponse) -> types.Diff:

@@ -110,6 +110,36 @@ class SuiteOptions(MutationOptions, total=False):
     reason: str
 
 
+class BranchOptions(MutationOptions, total=False):
+    """What may go with a new branch."""
+
+    start: str
+    """The revision it starts from: id, prefix, sequence on main, branch, ``branch@sequence`` or
+    ``base``; main's head where not given."""
+
+    reason: str
+    ticket: str
+    validate_only: bool
+    """Go through everything but the commit."""
+
+
+class ProtectOptions(MutationOptions, total=False):
+    """What may go with protecting a branch, or with no longer doing so."""
+
+    ticket: str
+    expected_revision: str
+    """Fail with `StaleRevisionError` where the branch's head is another."""
+
+    validate_only: bool
+    """Go through everything but the commit."""
+
+
+class PromoteOptions(ProtectOptions, total=False):
+    """What may go with promoting a branch."""
+
+    reason: str
+
+
 class ChangeOptions(MutationOptions, total=False):
     """What may go with a change of what a branch serves."""
 

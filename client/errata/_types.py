@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class EditState(StrEnum):
-    """Where an edit stands on the main branch."""
+    """Where an edit stands on a branch, main unless another was named."""
 
     UNSPECIFIED = "unspecified"
     VERIFIED = "verified"
@@ -52,6 +52,7 @@ class RevisionKind(StrEnum):
     REVERT = "revert"
     PROMOTE = "promote"
     POLICY = "policy"
+    BRANCH = "branch"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -241,6 +242,15 @@ class Revision:
     body: bytes = field(repr=False)
     """The canonical bytes whose SHA-256 is the id."""
 
+    source: str = ""
+    """Of a promotion: the revision it has the applied edits of."""
+
+    removed: tuple[str, ...] = ()
+    """Of a promotion: edits it takes back, as its source had."""
+
+    protected: bool = False
+    """Whether the branch asks for approvals from this revision on."""
+
     @property
     def id(self) -> str:
         """SHA-256 of `body`, the last part of the name."""
@@ -263,6 +273,8 @@ class Branch:
 
     name: str
     head: Revision
+    protected: bool = False
+    """What is applied needs an approval by another actor than the edit's proposer."""
 
     @property
     def id(self) -> str:

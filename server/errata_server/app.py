@@ -42,6 +42,7 @@ from errata_server.rpc.calls import Pools
 from errata_server.rpc.server import Limits, RpcServer
 from errata_server.rpc.services import Services
 from errata_server.service.batches import Batches
+from errata_server.service.branches import Branches
 from errata_server.service.changes import Changes
 from errata_server.service.edits import EditReader
 from errata_server.service.history import History
@@ -254,12 +255,16 @@ def _services(
         now=_now,
     )
     proposals = _proposals(upkeep, edits)
+    changes = Changes(
+        engine=engine, ledger=ledger, model=model, serving=serving, edits=edits, now=_now
+    )
     return Services(
         model=model,
         proposals=proposals,
         batches=Batches(proposals=proposals),
-        changes=Changes(
-            engine=engine, ledger=ledger, model=model, serving=serving, edits=edits, now=_now
+        changes=changes,
+        branches=Branches(
+            ledger=ledger, model=model, serving=serving, edits=edits, changes=changes
         ),
         history=History(engine=engine, ledger=ledger, model=model, serving=serving, edits=edits),
         inference=Inference(engine=engine, serving=serving),

@@ -13,7 +13,7 @@ def test_status_shows_model_head_and_profile(cli):
     assert shown.code == 0
     assert "models/scripted" in shown.out
     assert "revision 0 on main" in shown.out
-    assert set(document) == {"model", "head", "served", "health"}
+    assert set(document) == {"model", "head", "served", "health", "branches"}
     assert document["model"]["id"] == "scripted"
     assert document["head"]["sequence"] == document["served"]["sequence"] == 0
 

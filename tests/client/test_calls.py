@@ -6,7 +6,14 @@ import pytest
 from google.longrunning import operations_pb2
 
 import errata
-from errata import _batch_calls, _calls, _model_calls, _trace_calls, _upkeep_calls
+from errata import (
+    _batch_calls,
+    _branch_calls,
+    _calls,
+    _model_calls,
+    _trace_calls,
+    _upkeep_calls,
+)
 from errata.v1 import edits_pb2, inference_pb2, ledger_pb2, models_pb2, traces_pb2
 
 SCOPE = _calls.Scope(model="models/m", actor="ana")
@@ -31,6 +38,9 @@ EVERY_CALL: list[_calls.Call[Any, Any]] = [
     _calls.diff("1", "2"),
     _calls.watch("", 0),
     _calls.list_branches(0)(""),
+    _branch_calls.create_branch("canary"),
+    _branch_calls.promote("canary", "main"),
+    _branch_calls.protect("main", "why"),
     _calls.audit(),
     _calls.generate("Louvre is in"),
     _calls.score("Louvre is in", ["Rome"]),
@@ -103,6 +113,10 @@ def test_one_fact_or_several_may_be_proposed():
         _calls.approve("e-1", ""),
         _calls.apply("e-1"),
         _calls.revert("e-1"),
+        _branch_calls.create_branch("canary"),
+        _branch_calls.promote("canary", "main"),
+        _branch_calls.protect("main", "why"),
+        _branch_calls.unprotect("main", "why"),
         _model_calls.calibrate(0),
         _model_calls.collect_moments(()),
     ],

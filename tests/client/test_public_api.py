@@ -10,21 +10,22 @@ import errata
 from errata import _averages, _charts, _locations, _proxies, _trace_types, _traces, _types
 
 PUBLIC = """
-AlreadyAppliedError AlreadyTrueError Answer Approval AsyncClient AsyncGeneration AsyncOperation
-AuditResult AverageTrace Belief Branch BranchNotFoundError CancelledError CausalTrace Change Chart
-ChartForm Check CheckPrompt CheckedEdit Client Composition Corruption Crawl CrawlChange
-CrawledRelation DeadlineError Diff DroppedFact Edit EditNotFoundError EditProposal EditState
-EffectCurve ErrataError Fact FailedProposal Finding Generation InternalError InvalidFactError
-InvalidInputError InvalidPatchError LabelledText LayerHealth LedgerCorruptError
-LedgerUnavailableError LiveVerification Location Locator LocatorNotFoundError LocatorOption
-MissingExtraError Model ModelHealth ModelMismatchError ModelNotFoundError NearSubjects
-NoEffectError NotAppliedError NotCalibratedError NotFoundError Operation OperationInterruptedError
-OperationNotFoundError OverloadedError PatchSummary Peak PreconditionError Profile Progress
-PromptScore PromptTooLongError Proposal ProposedBatch ProposedEdit Provenance Proxy
-ProxyNotFoundError Report ReportNotFoundError RequestIdReusedError Revision RevisionKind
-RevisionNotFoundError SchemaMismatchError Score Served StaleRevisionError SubjectNotFoundError
-Suite SuiteNotFoundError TokenRole TraceDifference TraceGrid TraceKind TraceMetric TracedFact
-TracedToken UnavailableError UnsupportedModelError Verdict VerificationFailedError __version__
+AlreadyAppliedError AlreadyTrueError Answer Approval ApprovalRequiredError AsyncClient
+AsyncGeneration AsyncOperation AuditResult AverageTrace Belief Branch BranchExistsError
+BranchNotFoundError CancelledError CausalTrace Change Chart ChartForm Check CheckPrompt CheckedEdit
+Client Composition Corruption Crawl CrawlChange CrawledRelation DeadlineError Diff DivergedError
+DroppedFact Edit EditNotFoundError EditProposal EditState EffectCurve ErrataError Fact
+FailedProposal Finding Generation InternalError InvalidFactError InvalidInputError
+InvalidPatchError LabelledText LayerHealth LedgerCorruptError LedgerUnavailableError
+LiveVerification Location Locator LocatorNotFoundError LocatorOption MissingExtraError Model
+ModelHealth ModelMismatchError ModelNotFoundError NearSubjects NoEffectError NotAppliedError
+NotCalibratedError NotFoundError Operation OperationInterruptedError OperationNotFoundError
+OverloadedError PatchSummary Peak PreconditionError Profile Progress PromptScore PromptTooLongError
+Proposal ProposedBatch ProposedEdit Provenance Proxy ProxyNotFoundError Report ReportNotFoundError
+RequestIdReusedError Revision RevisionKind RevisionNotFoundError SchemaMismatchError Score Served
+StaleRevisionError SubjectNotFoundError Suite SuiteNotFoundError TokenRole TraceDifference
+TraceGrid TraceKind TraceMetric TracedFact TracedToken UnavailableError UnsupportedModelError
+Verdict VerificationFailedError __version__
 """.split()  # noqa: SIM905 - names read better without quotes
 
 

@@ -42,3 +42,33 @@ def test_every_field_is_part_of_the_id():
     ]
 
     assert len({revision.id for revision in (APPLIED, *changed)}) == len(changed) + 1
+
+
+PROMOTED = replace(
+    APPLIED,
+    kind=RevisionKind.PROMOTE,
+    source=RevisionId("5" * 64),
+    removed=(replace(APPLIED.edits[0], edit=EditId("e-2")),),
+    protected=True,
+)
+
+
+def test_a_promotion_survives_its_body():
+    assert Revision.from_body(PROMOTED.body) == PROMOTED
+
+
+def test_what_came_later_is_part_of_the_id():
+    changed = [
+        replace(PROMOTED, source=RevisionId("6" * 64)),
+        replace(PROMOTED, removed=()),
+        replace(PROMOTED, protected=False),
+    ]
+
+    assert len({revision.id for revision in (PROMOTED, *changed)}) == len(changed) + 1
+
+
+def test_revisions_of_the_first_release_keep_their_ids():
+    assert GENESIS.id == "b3af0457fb083731a67e90a00c09e5d2e298de8688ff28567d1445b0841728fc"
+    assert APPLIED.id == "cadef5323c35ca907b2d5f2b15f23ffd4ea8945165872b44e9f907bd3258fe72"
+    for name in (b"source", b"removed", b"protected"):
+        assert name not in APPLIED.body

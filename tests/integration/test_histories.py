@@ -1,9 +1,9 @@
 """Whatever has been done, the served model is the one its active edits make, bit for bit.
 
-Random histories of proposing, applying, reverting and restarting run over the real services,
-a real SQLite ledger and the real engine on a tiny random GPT-2. After every step what is
-served is held against a replay from nothing: a plain Python list of what is applied, its
-newest edit of each subject, decoded and composed again, run on a second copy of the
+Random histories of proposing, applying, reverting, branching, promoting and restarting run over
+the real services, a real SQLite ledger and the real engine on a tiny random GPT-2. After every
+step what is served is held against a replay from nothing: a plain Python list of what is applied,
+its newest edit of each subject, decoded and composed again, run on a second copy of the
 checkpoint that no server has ever touched. (What a set of edits gives there is computed once
 and kept: it must be the same however, and however often, a history comes to that set.)
 
@@ -14,6 +14,7 @@ import json
 import os
 import shutil
 from dataclasses import dataclass, field
+from functools import partial
 from hashlib import sha256
 from itertools import count
 from pathlib import Path
@@ -39,7 +40,7 @@ from errata_server.domain.errors import (
     PreconditionError,
 )
 from errata_server.domain.facts import EditRequest, Fact
-from errata_server.domain.ids import MAIN, EditId, RequestId
+from errata_server.domain.ids import MAIN, BranchName, EditId, RequestId
 from errata_server.domain.operations import OperationState
 from errata_server.domain.patches import Composition
 from errata_server.engine import answers
@@ -222,6 +223,7 @@ class Histories(RuleBasedStateMachine):
         self.past = [self.applied]
         self.asked = 0
         self.changes = 0
+        self.branches = 0
         self.may_propose = False
 
     @initialize(turn=st.integers(0, PROPOSES_EVERY - 1))
@@ -267,6 +269,32 @@ class Histories(RuleBasedStateMachine):
             self._committed(wanted)
         else:
             self._refused(PreconditionError, lambda: self._revert([], to_revision=str(sequence)))
+
+    @rule(data=st.data())
+    def promote_a_branch(self, data):
+        """Changes tried on a branch of their own are main's, in one revision, or are left there."""
+        self.branches += 1
+        branch = BranchName(f"trial-{self.branches}")
+        self.server.services.branches.create(branch, call())
+        applied = self.applied
+        for _ in range(data.draw(st.integers(1, 2))):
+            free = [one for one in self.edits if one not in applied]
+            possible = [pool for pool in (free, list(applied)) if pool]
+            chosen = data.draw(st.sampled_from(data.draw(st.sampled_from(possible))))
+            changes, named = self.server.services.changes, [chosen.edit]
+            if chosen in applied:
+                changes.revert(named, branch, call())
+                applied = tuple(one for one in applied if one is not chosen)
+            else:
+                changes.apply(named, branch, call(), override="a test")
+                applied = (*applied, chosen)
+        self._same_bits(self.server.services.serving.at(branch), applied)
+        promote = partial(self.server.services.branches.promote, branch, MAIN, call())
+        if applied == self.applied:
+            self._refused(PreconditionError, promote)
+        elif data.draw(st.booleans()):
+            promote()
+            self._committed(applied)
 
     @rule()
     @precondition(lambda self: self.changes > 2)

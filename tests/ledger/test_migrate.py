@@ -11,6 +11,7 @@ from alembic.util import CommandError
 from sqlalchemy import inspect, text
 
 from errata_server.domain.errors import InvalidInputError, SchemaMismatchError
+from errata_server.domain.ids import BranchName
 from errata_server.ledger import schema
 from errata_server.ledger.database import Database, ledger_engine
 from errata_server.ledger.ledger import Ledger
@@ -100,6 +101,20 @@ def test_a_downgrade_does_not_drop_suites(ledger_url, chronicler):
     engine.dispose()
 
     assert chronicler.ledger.suites(MODEL) == [stored]
+
+
+def test_a_downgrade_does_not_hide_branches(ledger_url, chronicler):
+    made = chronicler.begin("canary")
+    engine = ledger_engine(ledger_url)
+    config = schema.alembic_config()
+
+    with engine.connect() as connection:
+        config.attributes["connection"] = connection
+        with pytest.raises(RuntimeError, match="history with branches"):
+            command.downgrade(config, "0002")
+    engine.dispose()
+
+    assert chronicler.ledger.head(MODEL, BranchName("canary")) == made
 
 
 def test_a_downgrade_leaves_no_trace(alembic, empty_url):

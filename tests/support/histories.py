@@ -10,6 +10,7 @@ from errata_server.domain.edits import AppliedEdit, AppliedSet, Approval, Edit
 from errata_server.domain.facts import CheckPrompt
 from errata_server.domain.ids import (
     MAIN,
+    BranchName,
     Digest,
     EditId,
     ModelId,
@@ -20,7 +21,13 @@ from errata_server.domain.ids import (
 from errata_server.domain.operations import Operation, OperationKind, OperationState, Progress
 from errata_server.domain.patches import Composition
 from errata_server.domain.profiles import ModelDescription, Profile
-from errata_server.domain.revisions import NO_PARENT, EditReference, Revision, RevisionKind
+from errata_server.domain.revisions import (
+    NO_PARENT,
+    NO_SOURCE,
+    EditReference,
+    Revision,
+    RevisionKind,
+)
 from errata_server.domain.suites import SuiteVersion, suite_name
 from errata_server.ledger.ledger import Ledger
 from errata_server.ledger.suites import NewSuite
@@ -220,23 +227,69 @@ class Chronicler:
             )
         )
 
-    def next_revision(self, kind: RevisionKind, *edits: Stored, request_id: str = "") -> Revision:
-        """The revision that applies or reverts ``edits`` on top of main; not stored yet."""
-        head = self.ledger.head(MODEL, MAIN)
+    def next_revision(
+        self, kind: RevisionKind, *edits: Stored, request_id: str = "", branch: str = MAIN
+    ) -> Revision:
+        """The revision that applies or reverts ``edits`` on top of a branch; not stored yet."""
+        head = self.ledger.head(MODEL, BranchName(branch))
         before = self.ledger.applied(MODEL, head.id)
         after = (
             before.apply(edit.applied for edit in edits)
             if kind is RevisionKind.APPLY
             else before.revert(edit.edit.id for edit in edits)
         )
+        made = self._on_top(head, kind, before, after, request_id)
+        return replace(made, edits=tuple(edit.reference for edit in edits))
+
+    def next_promotion(self, source: str, target: str = MAIN, *, request_id: str = "") -> Revision:
+        """The revision that promotes one branch to another; not stored yet."""
+        head, theirs = (self.ledger.head(MODEL, BranchName(name)) for name in (target, source))
+        before, after = (self.ledger.applied(MODEL, revision.id) for revision in (head, theirs))
+        return replace(
+            self._on_top(head, RevisionKind.PROMOTE, before, after, request_id),
+            edits=tuple(self._reference(one) for one in after.without(before)),
+            removed=tuple(self._reference(one) for one in before.without(after)),
+            source=theirs.id,
+            weights_digest=theirs.weights_digest,
+        )
+
+    def next_policy(self, branch: str = MAIN, *, protected: bool = True) -> Revision:
+        """The revision that protects a branch, or no longer does; not stored yet."""
+        head = self.ledger.head(MODEL, BranchName(branch))
+        applied = self.ledger.applied(MODEL, head.id)
+        made = self._on_top(head, RevisionKind.POLICY, applied, applied, "")
+        return replace(made, protected=protected, weights_digest=head.weights_digest)
+
+    def first_revision(self, branch: str, start: str = MAIN, *, request_id: str = "") -> Revision:
+        """The first revision of a branch that starts at ``start``; not stored yet."""
+        parent = self.ledger.find_revision(MODEL, start)
+        applied = self.ledger.applied(MODEL, parent.id)
+        made = self._on_top(parent, RevisionKind.BRANCH, applied, applied, request_id)
+        return replace(
+            made,
+            branch=BranchName(branch),
+            sequence=0,
+            protected=False,
+            weights_digest=parent.weights_digest,
+        )
+
+    def _on_top(
+        self,
+        head: Revision,
+        kind: RevisionKind,
+        before: AppliedSet,
+        after: AppliedSet,
+        request_id: str,
+    ) -> Revision:
         active = {edit.edit for edit in after.active()}
         hidden = {edit.edit for edit in after.superseded()}
+        number = next(self._minutes)
         return replace(
             head,
             sequence=head.sequence + 1,
             parent=head.id,
             kind=kind,
-            edits=tuple(edit.reference for edit in edits),
+            edits=(),
             superseded=tuple(e.edit for e in before.active() if e.edit in hidden),
             restored=tuple(e.edit for e in before.superseded() if e.edit in active),
             active_count=len(active),
@@ -245,18 +298,36 @@ class Chronicler:
             actor="ana",
             reason="it was moved",
             ticket="T-1",
-            request_id=RequestId(request_id or f"request-{head.sequence + 1}"),
-            request_digest=canonical.digest(repr([edit.edit.id for edit in edits]).encode()),
-            created_at=self._now(),
+            request_id=RequestId(request_id or f"request-{number}"),
+            request_digest=canonical.digest(repr((kind, before, after)).encode()),
+            created_at=NOON + timedelta(minutes=number),
+            source=NO_SOURCE,
+            removed=(),
         )
 
-    def apply(self, *edits: Stored) -> Revision:
-        """Apply edits to main."""
-        return self.ledger.append(self.next_revision(RevisionKind.APPLY, *edits))
+    def _reference(self, one: AppliedEdit) -> EditReference:
+        edit, report = self.ledger.edit(one.edit), self.ledger.latest_report(one.edit)
+        return Stored(edit=edit, report=report).reference
 
-    def revert(self, *edits: Stored) -> Revision:
-        """Revert edits on main."""
-        return self.ledger.append(self.next_revision(RevisionKind.REVERT, *edits))
+    def apply(self, *edits: Stored, branch: str = MAIN) -> Revision:
+        """Apply edits to a branch."""
+        return self.ledger.append(self.next_revision(RevisionKind.APPLY, *edits, branch=branch))
+
+    def revert(self, *edits: Stored, branch: str = MAIN) -> Revision:
+        """Revert edits on a branch."""
+        return self.ledger.append(self.next_revision(RevisionKind.REVERT, *edits, branch=branch))
+
+    def begin(self, branch: str, start: str = MAIN) -> Revision:
+        """Begin a branch."""
+        return self.ledger.append(self.first_revision(branch, start))
+
+    def promote(self, source: str, target: str = MAIN) -> Revision:
+        """Promote a branch to another."""
+        return self.ledger.append(self.next_promotion(source, target))
+
+    def protect(self, branch: str = MAIN, *, protected: bool = True) -> Revision:
+        """Protect a branch, or no longer."""
+        return self.ledger.append(self.next_policy(branch, protected=protected))
 
     def head(self) -> RevisionId:
         """Main's head."""

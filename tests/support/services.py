@@ -16,6 +16,7 @@ from errata_server.domain.revisions import NO_PARENT, Revision, RevisionKind
 from errata_server.ledger.database import Database
 from errata_server.ledger.ledger import Ledger
 from errata_server.service.batches import Batches
+from errata_server.service.branches import Branches
 from errata_server.service.calls import Call
 from errata_server.service.changes import Changes
 from errata_server.service.edits import EditReader
@@ -86,6 +87,7 @@ class Services:
     proposals: Proposals
     batches: Batches
     changes: Changes
+    branches: Branches
     history: History
     inference: Inference
     models: Models
@@ -163,6 +165,7 @@ def _services(engine: ScriptedEngine, ledger: Ledger, policy: Policy) -> Service
         suites=upkeep.suites,
         now=_noon,
     )
+    branches = _branches(engine, edits)
     return Services(
         engine=engine,
         ledger=ledger,
@@ -170,9 +173,8 @@ def _services(engine: ScriptedEngine, ledger: Ledger, policy: Policy) -> Service
         operations=operations,
         proposals=proposals,
         batches=Batches(proposals=proposals),
-        changes=Changes(
-            engine=engine, ledger=ledger, model=MODEL, serving=serving, edits=edits, now=_noon
-        ),
+        changes=branches.changes,
+        branches=branches,
         history=History(engine=engine, ledger=ledger, model=MODEL, serving=serving, edits=edits),
         inference=Inference(engine=engine, serving=serving),
         models=Models(
@@ -196,6 +198,11 @@ def _services(engine: ScriptedEngine, ledger: Ledger, policy: Policy) -> Service
         ),
         upkeep=upkeep,
     )
+
+
+def _branches(engine: ScriptedEngine, edits: EditReader) -> Branches:
+    over = {"ledger": edits.ledger, "model": MODEL, "serving": edits.serving, "edits": edits}
+    return Branches(**over, changes=Changes(engine=engine, now=_noon, **over))
 
 
 def _noon():

@@ -12,6 +12,7 @@ from typer.main import get_command
 
 import errata
 from errata.cli import (
+    branches,
     changes,
     crawls,
     demo,
@@ -70,7 +71,7 @@ app = typer.Typer(
     help="Correct facts in a language model that is already serving.",
 )
 for _family in (
-    models, edits, suites, changes, history, inference, crawls, traces, locators, demo,
+    models, edits, suites, changes, branches, history, inference, crawls, traces, locators, demo,
 ):  # fmt: skip
     app.add_typer(_family.app)
 

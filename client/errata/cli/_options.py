@@ -119,16 +119,28 @@ class Batched(Group):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Commit(Justified):
-    """How a branch is changed."""
+class DryRun(Group):
+    """Whether it is only tried."""
 
-    branch: Annotated[str, typer.Option(help="The branch to change.")] = "main"
-    expected_revision: Annotated[
-        str, typer.Option(help="Fail where the branch's head is another.", metavar="REVISION")
-    ] = ""
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Go through everything but the commit.")
     ] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guarded(DryRun):
+    """On top of what."""
+
+    expected_revision: Annotated[
+        str, typer.Option(help="Fail where the branch's head is another.", metavar="REVISION")
+    ] = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Commit(Justified, Guarded):
+    """How a branch is changed."""
+
+    branch: Annotated[str, typer.Option(help="The branch to change.")] = "main"
 
     def change(self) -> ChangeOptions:
         """As the client takes it."""

@@ -209,6 +209,8 @@ def revision(shown: errata.Revision) -> Table:
             ("parent", shown.parent),
             ("kind", shown.kind),
             ("edits", " ".join(shown.edits)),
+            *([("removed", " ".join(shown.removed))] if shown.removed else []),
+            *([("source", shown.source)] if shown.source else []),
             ("superseded", " ".join(shown.superseded)),
             ("restored", " ".join(shown.restored)),
             ("active", f"{shown.active_count} edits, {shown.composition}"),
@@ -218,6 +220,7 @@ def revision(shown: errata.Revision) -> Table:
             ("reason", shown.reason),
             ("ticket", shown.ticket),
             ("override", shown.override_reason),
+            ("protected", "yes" if shown.protected else "no"),
             ("request", shown.request_id),
         ]
     )

@@ -56,7 +56,8 @@ def plain(text: str) -> str:
 
 def exit_code(error: errata.ErrataError) -> int:
     """The exit code a command ends with after ``error``."""
-    return REJECTED if isinstance(error, errata.VerificationFailedError) else FAILED
+    rejections = errata.VerificationFailedError | errata.ApprovalRequiredError
+    return REJECTED if isinstance(error, rejections) else FAILED
 
 
 class Screen:

@@ -151,10 +151,12 @@ def list_edits(
     state: Annotated[
         errata.EditState | None, typer.Option(help="Only edits in this state.")
     ] = None,
+    branch: Annotated[str, typer.Option(help="The branch whose states are shown.")] = "main",
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many.")] = 50,
 ) -> None:
     """List edits, newest first."""
-    found = list(islice(session.client.edits(state=state, page_size=min(limit, 1000)), limit))
+    pages = session.client.edits(state=state, branch=branch, page_size=min(limit, 1000))
+    found = list(islice(pages, limit))
     session.screen.result({"edits": found}, render.edits(found))
 
 

@@ -43,18 +43,21 @@ def show(
             help="An edit's id; a revision's id, prefix, sequence or branch; a report's id.",
         ),
     ],
+    branch: Annotated[
+        str, typer.Option(help="The branch on which an edit's state is shown.")
+    ] = "main",
 ) -> None:
     """Show one edit with its report, one revision, or one report."""
     if _EDIT.fullmatch(name):
-        _show_edit(session, name)
+        _show_edit(session, name, branch)
     elif _REPORT.fullmatch(name):
         _show_report(session, name)
     else:
         _show_revision_or_report(session, name)
 
 
-def _show_edit(session: Session, name: str) -> None:
-    edit = session.client.edit(name)
+def _show_edit(session: Session, name: str, branch: str) -> None:
+    edit = session.client.edit(name, branch=branch)
     report = session.client.report(edit.report)
     session.screen.result(
         {"edit": edit, "report": report},

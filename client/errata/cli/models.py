@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from errata.cli import _render as render
+from errata.cli import _render_branches as render_branches
 from errata.cli import _render_upkeep as render_upkeep
 from errata.cli._options import Author, command
 from errata.cli._session import Session
@@ -15,13 +16,20 @@ app = typer.Typer()
 
 @command(app, "status")
 def status(session: Session) -> None:
-    """Show the served model, where its ledger stands, and the model's health."""
+    """Show the served model, where its ledger and its branches stand, and the model's health."""
     model, head = session.client.model(), session.client.head()
-    health = session.client.health()
+    health, branches = session.client.health(), list(session.client.branches())
     session.screen.result(
-        {"model": model, "head": head.revision, "served": head.served, "health": health},
+        {
+            "model": model,
+            "head": head.revision,
+            "served": head.served,
+            "health": health,
+            "branches": branches,
+        },
         render.status(model, head),
         *render_upkeep.health(health),
+        render_branches.branches(branches),
     )
     session.warn(health.warnings)
 

@@ -326,6 +326,213 @@ class ListBranchesResponse(_message.Message):
 Global___ListBranchesResponse: _TypeAlias = ListBranchesResponse  # noqa: Y015
 
 @_typing.final
+class CreateBranchRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    BRANCH_FIELD_NUMBER: _builtins.int
+    START_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    TICKET_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """models/*"""
+    branch: _builtins.str
+    """The branch's own name: up to 64 letters, digits, ".", "_" and "-", beginning with a letter."""
+    start: _builtins.str
+    """Where it starts, as in GetRevisionRequest; the head of "main" where empty."""
+    reason: _builtins.str
+    ticket: _builtins.str
+    actor: _builtins.str
+    request_id: _builtins.str
+    """Makes the call idempotent: the same id returns the branch as it was made."""
+    validate_only: _builtins.bool
+    """Go through everything but the commit."""
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        branch: _builtins.str = ...,
+        start: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        ticket: _builtins.str = ...,
+        actor: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "branch", b"branch", "parent", b"parent", "reason", b"reason", "request_id", b"request_id", "start", b"start", "ticket", b"ticket", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateBranchRequest: _TypeAlias = CreateBranchRequest  # noqa: Y015
+
+@_typing.final
+class CreateBranchResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BRANCH_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def branch(self) -> _types_pb2.Branch: ...
+    def __init__(
+        self,
+        *,
+        branch: _types_pb2.Branch | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["branch", b"branch"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["branch", b"branch"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CreateBranchResponse: _TypeAlias = CreateBranchResponse  # noqa: Y015
+
+@_typing.final
+class PromoteBranchRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARENT_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    TICKET_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    EXPECTED_REVISION_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    parent: _builtins.str
+    """models/*"""
+    source: _builtins.str
+    """The branch whose head is taken over."""
+    target: _builtins.str
+    """The branch that moves; "main" where empty."""
+    reason: _builtins.str
+    ticket: _builtins.str
+    actor: _builtins.str
+    request_id: _builtins.str
+    """Makes the call idempotent: the same id returns the earlier revision."""
+    expected_revision: _builtins.str
+    """Fail with ABORTED if the target's head is another, as in GetRevisionRequest."""
+    validate_only: _builtins.bool
+    """Go through everything but the commit."""
+    def __init__(
+        self,
+        *,
+        parent: _builtins.str = ...,
+        source: _builtins.str = ...,
+        target: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        ticket: _builtins.str = ...,
+        actor: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        expected_revision: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "expected_revision", b"expected_revision", "parent", b"parent", "reason", b"reason", "request_id", b"request_id", "source", b"source", "target", b"target", "ticket", b"ticket", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PromoteBranchRequest: _TypeAlias = PromoteBranchRequest  # noqa: Y015
+
+@_typing.final
+class PromoteBranchResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVISION_FIELD_NUMBER: _builtins.int
+    SERVED_FIELD_NUMBER: _builtins.int
+    LIVE_VERIFICATION_FIELD_NUMBER: _builtins.int
+    live_verification: _builtins.str
+    """Set if several edits became live on main: the operation that verifies what is live."""
+    @_builtins.property
+    def revision(self) -> _types_pb2.Revision: ...
+    @_builtins.property
+    def served(self) -> _types_pb2.Served: ...
+    def __init__(
+        self,
+        *,
+        revision: _types_pb2.Revision | None = ...,
+        served: _types_pb2.Served | None = ...,
+        live_verification: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision", "served", b"served"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["live_verification", b"live_verification", "revision", b"revision", "served", b"served"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PromoteBranchResponse: _TypeAlias = PromoteBranchResponse  # noqa: Y015
+
+@_typing.final
+class SetBranchProtectionRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    PROTECTED_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    TICKET_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    EXPECTED_REVISION_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """models/*/branches/*"""
+    protected: _builtins.bool
+    reason: _builtins.str
+    """Why; must be given."""
+    ticket: _builtins.str
+    actor: _builtins.str
+    request_id: _builtins.str
+    """Makes the call idempotent: the same id returns the earlier revision."""
+    expected_revision: _builtins.str
+    """Fail with ABORTED if the branch's head is another, as in GetRevisionRequest."""
+    validate_only: _builtins.bool
+    """Go through everything but the commit."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        protected: _builtins.bool = ...,
+        reason: _builtins.str = ...,
+        ticket: _builtins.str = ...,
+        actor: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        expected_revision: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "expected_revision", b"expected_revision", "name", b"name", "protected", b"protected", "reason", b"reason", "request_id", b"request_id", "ticket", b"ticket", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetBranchProtectionRequest: _TypeAlias = SetBranchProtectionRequest  # noqa: Y015
+
+@_typing.final
+class SetBranchProtectionResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BRANCH_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def branch(self) -> _types_pb2.Branch: ...
+    def __init__(
+        self,
+        *,
+        branch: _types_pb2.Branch | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["branch", b"branch"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["branch", b"branch"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetBranchProtectionResponse: _TypeAlias = SetBranchProtectionResponse  # noqa: Y015
+
+@_typing.final
 class AuditLedgerRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

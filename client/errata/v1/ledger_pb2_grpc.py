@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class LedgerServiceStub(object):
-    """Read and audit the history of what a model serves.
+    """Read, branch and audit the history of what a model serves.
     """
 
     def __init__(self, channel):
@@ -65,6 +65,21 @@ class LedgerServiceStub(object):
                 request_serializer=errata_dot_v1_dot_ledger__pb2.ListBranchesRequest.SerializeToString,
                 response_deserializer=errata_dot_v1_dot_ledger__pb2.ListBranchesResponse.FromString,
                 _registered_method=True)
+        self.CreateBranch = channel.unary_unary(
+                '/errata.v1.LedgerService/CreateBranch',
+                request_serializer=errata_dot_v1_dot_ledger__pb2.CreateBranchRequest.SerializeToString,
+                response_deserializer=errata_dot_v1_dot_ledger__pb2.CreateBranchResponse.FromString,
+                _registered_method=True)
+        self.PromoteBranch = channel.unary_unary(
+                '/errata.v1.LedgerService/PromoteBranch',
+                request_serializer=errata_dot_v1_dot_ledger__pb2.PromoteBranchRequest.SerializeToString,
+                response_deserializer=errata_dot_v1_dot_ledger__pb2.PromoteBranchResponse.FromString,
+                _registered_method=True)
+        self.SetBranchProtection = channel.unary_unary(
+                '/errata.v1.LedgerService/SetBranchProtection',
+                request_serializer=errata_dot_v1_dot_ledger__pb2.SetBranchProtectionRequest.SerializeToString,
+                response_deserializer=errata_dot_v1_dot_ledger__pb2.SetBranchProtectionResponse.FromString,
+                _registered_method=True)
         self.AuditLedger = channel.unary_unary(
                 '/errata.v1.LedgerService/AuditLedger',
                 request_serializer=errata_dot_v1_dot_ledger__pb2.AuditLedgerRequest.SerializeToString,
@@ -73,7 +88,7 @@ class LedgerServiceStub(object):
 
 
 class LedgerServiceServicer(object):
-    """Read and audit the history of what a model serves.
+    """Read, branch and audit the history of what a model serves.
     """
 
     def GetHead(self, request, context):
@@ -109,6 +124,27 @@ class LedgerServiceServicer(object):
 
     def ListBranches(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateBranch(self, request, context):
+        """Begins a branch at any revision.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PromoteBranch(self, request, context):
+        """Lets a branch have applied exactly what another has, by fast-forward only.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetBranchProtection(self, request, context):
+        """Lets a branch ask for approvals of what is applied to it, or no longer.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -153,6 +189,21 @@ def add_LedgerServiceServicer_to_server(servicer, server):
                     request_deserializer=errata_dot_v1_dot_ledger__pb2.ListBranchesRequest.FromString,
                     response_serializer=errata_dot_v1_dot_ledger__pb2.ListBranchesResponse.SerializeToString,
             ),
+            'CreateBranch': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateBranch,
+                    request_deserializer=errata_dot_v1_dot_ledger__pb2.CreateBranchRequest.FromString,
+                    response_serializer=errata_dot_v1_dot_ledger__pb2.CreateBranchResponse.SerializeToString,
+            ),
+            'PromoteBranch': grpc.unary_unary_rpc_method_handler(
+                    servicer.PromoteBranch,
+                    request_deserializer=errata_dot_v1_dot_ledger__pb2.PromoteBranchRequest.FromString,
+                    response_serializer=errata_dot_v1_dot_ledger__pb2.PromoteBranchResponse.SerializeToString,
+            ),
+            'SetBranchProtection': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetBranchProtection,
+                    request_deserializer=errata_dot_v1_dot_ledger__pb2.SetBranchProtectionRequest.FromString,
+                    response_serializer=errata_dot_v1_dot_ledger__pb2.SetBranchProtectionResponse.SerializeToString,
+            ),
             'AuditLedger': grpc.unary_unary_rpc_method_handler(
                     servicer.AuditLedger,
                     request_deserializer=errata_dot_v1_dot_ledger__pb2.AuditLedgerRequest.FromString,
@@ -167,7 +218,7 @@ def add_LedgerServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class LedgerService(object):
-    """Read and audit the history of what a model serves.
+    """Read, branch and audit the history of what a model serves.
     """
 
     @staticmethod
@@ -322,6 +373,87 @@ class LedgerService(object):
             '/errata.v1.LedgerService/ListBranches',
             errata_dot_v1_dot_ledger__pb2.ListBranchesRequest.SerializeToString,
             errata_dot_v1_dot_ledger__pb2.ListBranchesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateBranch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/errata.v1.LedgerService/CreateBranch',
+            errata_dot_v1_dot_ledger__pb2.CreateBranchRequest.SerializeToString,
+            errata_dot_v1_dot_ledger__pb2.CreateBranchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PromoteBranch(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/errata.v1.LedgerService/PromoteBranch',
+            errata_dot_v1_dot_ledger__pb2.PromoteBranchRequest.SerializeToString,
+            errata_dot_v1_dot_ledger__pb2.PromoteBranchResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetBranchProtection(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/errata.v1.LedgerService/SetBranchProtection',
+            errata_dot_v1_dot_ledger__pb2.SetBranchProtectionRequest.SerializeToString,
+            errata_dot_v1_dot_ledger__pb2.SetBranchProtectionResponse.FromString,
             options,
             channel_credentials,
             insecure,

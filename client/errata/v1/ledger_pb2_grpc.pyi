@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class LedgerServiceStub:
-    """Read and audit the history of what a model serves."""
+    """Read, branch and audit the history of what a model serves."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -40,12 +40,18 @@ class LedgerServiceStub:
     WatchRevisions: _grpc.UnaryStreamMultiCallable[_ledger_pb2.WatchRevisionsRequest, _ledger_pb2.WatchRevisionsResponse]
     """Every revision of a branch from a sequence on, as it is committed, without gaps or repeats."""
     ListBranches: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ListBranchesRequest, _ledger_pb2.ListBranchesResponse]
+    CreateBranch: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.CreateBranchRequest, _ledger_pb2.CreateBranchResponse]
+    """Begins a branch at any revision."""
+    PromoteBranch: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.PromoteBranchRequest, _ledger_pb2.PromoteBranchResponse]
+    """Lets a branch have applied exactly what another has, by fast-forward only."""
+    SetBranchProtection: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.SetBranchProtectionRequest, _ledger_pb2.SetBranchProtectionResponse]
+    """Lets a branch ask for approvals of what is applied to it, or no longer."""
     AuditLedger: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.AuditLedgerRequest, _ledger_pb2.AuditLedgerResponse]
     """Recomputes the chain, the digests of all rows and the weights that are served."""
 
 @_typing.type_check_only
 class LedgerServiceAsyncStub(LedgerServiceStub):
-    """Read and audit the history of what a model serves."""
+    """Read, branch and audit the history of what a model serves."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetHead: _aio.UnaryUnaryMultiCallable[_ledger_pb2.GetHeadRequest, _ledger_pb2.GetHeadResponse]  # type: ignore[assignment]
@@ -55,11 +61,17 @@ class LedgerServiceAsyncStub(LedgerServiceStub):
     WatchRevisions: _aio.UnaryStreamMultiCallable[_ledger_pb2.WatchRevisionsRequest, _ledger_pb2.WatchRevisionsResponse]  # type: ignore[assignment]
     """Every revision of a branch from a sequence on, as it is committed, without gaps or repeats."""
     ListBranches: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ListBranchesRequest, _ledger_pb2.ListBranchesResponse]  # type: ignore[assignment]
+    CreateBranch: _aio.UnaryUnaryMultiCallable[_ledger_pb2.CreateBranchRequest, _ledger_pb2.CreateBranchResponse]  # type: ignore[assignment]
+    """Begins a branch at any revision."""
+    PromoteBranch: _aio.UnaryUnaryMultiCallable[_ledger_pb2.PromoteBranchRequest, _ledger_pb2.PromoteBranchResponse]  # type: ignore[assignment]
+    """Lets a branch have applied exactly what another has, by fast-forward only."""
+    SetBranchProtection: _aio.UnaryUnaryMultiCallable[_ledger_pb2.SetBranchProtectionRequest, _ledger_pb2.SetBranchProtectionResponse]  # type: ignore[assignment]
+    """Lets a branch ask for approvals of what is applied to it, or no longer."""
     AuditLedger: _aio.UnaryUnaryMultiCallable[_ledger_pb2.AuditLedgerRequest, _ledger_pb2.AuditLedgerResponse]  # type: ignore[assignment]
     """Recomputes the chain, the digests of all rows and the weights that are served."""
 
 class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Read and audit the history of what a model serves."""
+    """Read, branch and audit the history of what a model serves."""
 
     @_abc_1.abstractmethod
     def GetHead(
@@ -103,6 +115,30 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _ledger_pb2.ListBranchesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_ledger_pb2.ListBranchesResponse, _abc.Awaitable[_ledger_pb2.ListBranchesResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def CreateBranch(
+        self,
+        request: _ledger_pb2.CreateBranchRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ledger_pb2.CreateBranchResponse, _abc.Awaitable[_ledger_pb2.CreateBranchResponse]]:
+        """Begins a branch at any revision."""
+
+    @_abc_1.abstractmethod
+    def PromoteBranch(
+        self,
+        request: _ledger_pb2.PromoteBranchRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ledger_pb2.PromoteBranchResponse, _abc.Awaitable[_ledger_pb2.PromoteBranchResponse]]:
+        """Lets a branch have applied exactly what another has, by fast-forward only."""
+
+    @_abc_1.abstractmethod
+    def SetBranchProtection(
+        self,
+        request: _ledger_pb2.SetBranchProtectionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ledger_pb2.SetBranchProtectionResponse, _abc.Awaitable[_ledger_pb2.SetBranchProtectionResponse]]:
+        """Lets a branch ask for approvals of what is applied to it, or no longer."""
 
     @_abc_1.abstractmethod
     def AuditLedger(

@@ -105,6 +105,8 @@ class _RevisionKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Revision
     REVISION_KIND_REVERT: _RevisionKind.ValueType  # 3
     REVISION_KIND_PROMOTE: _RevisionKind.ValueType  # 4
     REVISION_KIND_POLICY: _RevisionKind.ValueType  # 5
+    REVISION_KIND_BRANCH: _RevisionKind.ValueType  # 6
+    """The first of a branch: it starts from the parent, which is on another one."""
 
 class RevisionKind(_RevisionKind, metaclass=_RevisionKindEnumTypeWrapper): ...
 
@@ -114,6 +116,8 @@ REVISION_KIND_APPLY: RevisionKind.ValueType  # 2
 REVISION_KIND_REVERT: RevisionKind.ValueType  # 3
 REVISION_KIND_PROMOTE: RevisionKind.ValueType  # 4
 REVISION_KIND_POLICY: RevisionKind.ValueType  # 5
+REVISION_KIND_BRANCH: RevisionKind.ValueType  # 6
+"""The first of a branch: it starts from the parent, which is on another one."""
 Global___RevisionKind: _TypeAlias = RevisionKind  # noqa: Y015
 
 @_typing.final
@@ -317,7 +321,7 @@ class Edit(_message.Message):
     """models/*/edits/*"""
     subject: _builtins.str
     state: Global___EditState.ValueType
-    """On the main branch."""
+    """On the branch that was asked about, main unless another was named."""
     report: _builtins.str
     """The latest report: models/*/reports/*"""
     profile: _builtins.str
@@ -568,6 +572,9 @@ class Revision(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     BODY_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    REMOVED_FIELD_NUMBER: _builtins.int
+    PROTECTED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """models/*/revisions/*; the id is the SHA-256 of body."""
     sequence: _builtins.int
@@ -587,9 +594,13 @@ class Revision(_message.Message):
     request_id: _builtins.str
     body: _builtins.bytes
     """The canonical bytes that are hashed and stored."""
+    source: _builtins.str
+    """Of one that promotes: what it has the applied edits of. models/*/revisions/*"""
+    protected: _builtins.bool
+    """Whether the branch asks, from this revision on, for approvals of what is applied."""
     @_builtins.property
     def edits(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """models/*/edits/*, applied or reverted by this revision."""
+        """models/*/edits/*, applied or reverted by this revision; applied by one that promotes."""
 
     @_builtins.property
     def superseded(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -601,6 +612,10 @@ class Revision(_message.Message):
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def removed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Of one that promotes: edits it takes back, as its source had. models/*/edits/*"""
+
     def __init__(
         self,
         *,
@@ -623,10 +638,13 @@ class Revision(_message.Message):
         request_id: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         body: _builtins.bytes = ...,
+        source: _builtins.str = ...,
+        removed: _abc.Iterable[_builtins.str] | None = ...,
+        protected: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_count", b"active_count", "active_set_digest", b"active_set_digest", "actor", b"actor", "body", b"body", "branch", b"branch", "composition", b"composition", "create_time", b"create_time", "edits", b"edits", "kind", b"kind", "name", b"name", "override_reason", b"override_reason", "parent", b"parent", "reason", b"reason", "request_id", b"request_id", "restored", b"restored", "sequence", b"sequence", "superseded", b"superseded", "ticket", b"ticket", "weights_digest", b"weights_digest"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_count", b"active_count", "active_set_digest", b"active_set_digest", "actor", b"actor", "body", b"body", "branch", b"branch", "composition", b"composition", "create_time", b"create_time", "edits", b"edits", "kind", b"kind", "name", b"name", "override_reason", b"override_reason", "parent", b"parent", "protected", b"protected", "reason", b"reason", "removed", b"removed", "request_id", b"request_id", "restored", b"restored", "sequence", b"sequence", "source", b"source", "superseded", b"superseded", "ticket", b"ticket", "weights_digest", b"weights_digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -638,8 +656,11 @@ class Branch(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     HEAD_FIELD_NUMBER: _builtins.int
+    PROTECTED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """models/*/branches/*"""
+    protected: _builtins.bool
+    """What is applied needs an approval by another actor than the edit's proposer."""
     @_builtins.property
     def head(self) -> Global___Revision: ...
     def __init__(
@@ -647,10 +668,11 @@ class Branch(_message.Message):
         *,
         name: _builtins.str = ...,
         head: Global___Revision | None = ...,
+        protected: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["head", b"head"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["head", b"head", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["head", b"head", "name", b"name", "protected", b"protected"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -133,6 +133,11 @@ class AppliedSet:
             del remaining[edit]
         return AppliedSet(applied=tuple(remaining.values()))
 
+    def without(self, other: "AppliedSet") -> tuple[AppliedEdit, ...]:
+        """What is applied here and not in ``other``, oldest first."""
+        theirs = {applied.edit for applied in other.applied}
+        return tuple(applied for applied in self.applied if applied.edit not in theirs)
+
     def active(self) -> tuple[AppliedEdit, ...]:
         """The newest applied edit of each subject, by edit id."""
         newest = {applied.subject: applied for applied in self.applied}

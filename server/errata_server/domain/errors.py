@@ -21,10 +21,13 @@
     │   └── LocatorNotFoundError
     ├── StaleRevisionError           read the head and retry
     ├── RequestIdReusedError         use a new request id
+    ├── BranchExistsError            use another name
     ├── PreconditionError            change the state first
     │   ├── VerificationFailedError  propose again, or override with a reason
     │   ├── AlreadyAppliedError
     │   ├── NotAppliedError
+    │   ├── DivergedError            start a branch from the target and apply there
+    │   ├── ApprovalRequiredError    have somebody else approve of the edits
     │   ├── NoEffectError            the edit would change nothing
     │   ├── NotCalibratedError       calibrate the model first
     │   ├── ModelMismatchError       this ledger belongs to another checkpoint
@@ -161,6 +164,12 @@ class RequestIdReusedError(ErrataError):
     reason = "REQUEST_ID_REUSED"
 
 
+class BranchExistsError(ErrataError):
+    """The model has a branch of this name."""
+
+    reason = "BRANCH_EXISTS"
+
+
 class PreconditionError(ErrataError):
     """The state must change before this can be done."""
 
@@ -183,6 +192,18 @@ class NotAppliedError(PreconditionError):
     """The edit is not applied on this branch."""
 
     reason = "NOT_APPLIED"
+
+
+class DivergedError(PreconditionError):
+    """The target has changes of its own since the source left it: no fast-forward."""
+
+    reason = "DIVERGED"
+
+
+class ApprovalRequiredError(PreconditionError):
+    """The branch is protected, and nobody but its proposer approved of an edit."""
+
+    reason = "APPROVAL_REQUIRED"
 
 
 class NoEffectError(PreconditionError):

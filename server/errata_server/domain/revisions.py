@@ -1,8 +1,11 @@
 """Revisions: the hash-chained record of what each branch serves.
 
 Invariants: a revision's id is the SHA-256 of its canonical body; because the body includes
-``parent``, an id vouches for the whole history below it. Sequences are gapless within a
-branch and start at 0 with the genesis revision, the untouched base model.
+``parent`` (and ``source``, where it has one), an id vouches for the whole history below it.
+Sequences are gapless within a branch and start at 0: main with the genesis revision, the
+untouched base model, any other branch with the one that says where it starts. Apply and revert
+change what is applied; a branch's first revision and a change of policy leave it as it is, and a
+promotion makes it what it is at its source.
 """
 
 from dataclasses import asdict, dataclass
@@ -23,6 +26,10 @@ from errata_server.domain.ids import (
 from errata_server.domain.patches import Composition
 
 NO_PARENT: Final = RevisionId("")
+NO_SOURCE: Final = RevisionId("")
+_ADDED_LATER: Final = {"source": NO_SOURCE, "removed": (), "protected": False}
+"""Values the first release did not have: left out of the body while they have their default, so
+that a revision keeps its id."""
 
 
 class RevisionKind(StrEnum):
@@ -31,6 +38,7 @@ class RevisionKind(StrEnum):
     GENESIS = "genesis"
     APPLY = "apply"
     REVERT = "revert"
+    BRANCH = "branch"
     PROMOTE = "promote"
     POLICY = "policy"
 
@@ -57,7 +65,8 @@ class Revision:
     parent: RevisionId
     kind: RevisionKind
     edits: tuple[EditReference, ...]
-    """The edits applied or reverted by this revision, in the order given."""
+    """The edits applied or reverted by this revision, in the order given; for a promotion, those
+    it applies."""
 
     superseded: tuple[EditId, ...]
     """Edits that were active in the parent and are now hidden by a newer one."""
@@ -78,11 +87,26 @@ class Revision:
     request_id: RequestId
     request_digest: Digest
     created_at: datetime
+    source: RevisionId = NO_SOURCE
+    """The revision whose applied set a promotion takes over; empty for every other kind."""
+
+    removed: tuple[EditReference, ...] = ()
+    """The edits a promotion takes back, as its source had taken them back."""
+
+    protected: bool = False
+    """Whether the branch asks, from this revision on, for approvals of what is applied."""
 
     @property
     def body(self) -> bytes:
-        """Canonical JSON of every field; what is hashed is what is stored."""
-        return canonical.encode(asdict(self) | {"created_at": self.created_at.isoformat()})
+        """Canonical JSON of every field, later ones only where they are not the default.
+
+        What is hashed is what is stored.
+        """
+        fields = asdict(self) | {"created_at": self.created_at.isoformat()}
+        for name, default in _ADDED_LATER.items():
+            if fields[name] == default:
+                del fields[name]
+        return canonical.encode(fields)
 
     @property
     def id(self) -> RevisionId:
@@ -97,6 +121,7 @@ class Revision:
         fields["edits"] = tuple(EditReference(**edit) for edit in fields["edits"])
         fields["superseded"] = tuple(fields["superseded"])
         fields["restored"] = tuple(fields["restored"])
+        fields["removed"] = tuple(EditReference(**edit) for edit in fields.get("removed", ()))
         fields["composition"] = Composition(fields["composition"])
         fields["created_at"] = datetime.fromisoformat(fields["created_at"])
         return cls(**fields)

@@ -1,7 +1,8 @@
 """What a revision has applied, folded from the history below it.
 
 Invariant: the fold equals applying and reverting one revision after the other on
-`AppliedSet`, in time linear in the history.
+`AppliedSet`, in time linear in the history; at a promotion it goes on from the source, whose
+state a promotion has.
 """
 
 from collections.abc import Iterator
@@ -10,9 +11,11 @@ from sqlalchemy import Connection, select
 
 from errata_server.domain.edits import AppliedEdit, AppliedSet
 from errata_server.domain.ids import BranchName, Digest, EditId, ModelId
-from errata_server.domain.revisions import NO_PARENT, Revision, RevisionKind
-from errata_server.ledger import tables
+from errata_server.domain.revisions import Revision, RevisionKind
+from errata_server.ledger import revisions, tables
 from errata_server.ledger.bodies import corrupt
+from errata_server.ledger.edits import require_edit
+from errata_server.ledger.lines import Stretch, line
 from errata_server.ledger.revisions import revision_row
 from errata_server.ledger.tables import StoredRow
 
@@ -22,40 +25,16 @@ def fold(connection: Connection, revision: Revision) -> AppliedSet:
 
     Raises:
         LedgerCorruptError: the history applies an edit twice, reverts what is not applied,
-            or names an edit that is not there.
+            or names an edit or a revision that is not there.
     """
     applied: dict[EditId, AppliedEdit] = {}
-    for branch, sequence in _segments(connection, revision):
-        for row in _changes(connection, revision.model, branch, sequence):
-            _fold_one(applied, row, revision_row(branch, row.sequence))
+    for stretch in line(connection, revision):
+        for row in _changes(connection, revision.model, stretch):
+            _fold_one(applied, row, revision_row(stretch.branch, row.sequence))
     return AppliedSet(applied=tuple(applied.values()))
 
 
-def _segments(connection: Connection, revision: Revision) -> list[tuple[BranchName, int]]:
-    """The stretches of branches that lead to ``revision``, oldest first."""
-    columns = tables.revisions.c
-    segments = [(revision.branch, revision.sequence)]
-    while True:
-        parent = connection.scalar(
-            select(columns.parent).where(
-                columns.model == revision.model,
-                columns.branch == segments[-1][0],
-                columns.sequence == 0,
-            )
-        )
-        if parent == NO_PARENT:
-            return segments[::-1]
-        row = connection.execute(
-            select(columns.branch, columns.sequence).where(columns.id == parent)
-        ).one_or_none()
-        if row is None or (row.branch, row.sequence) in segments:
-            raise corrupt(revision_row(segments[-1][0], 0), "its parent is missing")
-        segments.append((row.branch, row.sequence))
-
-
-def _changes(
-    connection: Connection, model: ModelId, branch: BranchName, last: int
-) -> Iterator[StoredRow]:
+def _changes(connection: Connection, model: ModelId, stretch: Stretch) -> Iterator[StoredRow]:
     made, uses, edits = tables.revisions, tables.revision_edits, tables.edits
     statement = (
         select(made.c.sequence, made.c.kind, uses.c.edit, edits.c.subject, edits.c.patch)
@@ -64,7 +43,8 @@ def _changes(
                 edits, edits.c.id == uses.c.edit
             )
         )
-        .where(made.c.model == model, made.c.branch == branch, made.c.sequence <= last)
+        .where(made.c.model == model, made.c.branch == stretch.branch)
+        .where(made.c.sequence.between(stretch.first, stretch.last))
         .order_by(made.c.sequence, uses.c.position)
     )
     return iter(connection.execute(statement))
@@ -83,3 +63,23 @@ def _fold_one(applied: dict[EditId, AppliedEdit], row: StoredRow, name: str) -> 
     else:
         state = "is" if present else "is not"
         raise corrupt(name, f"its kind is {row.kind!r}, but edit {row.edit} {state} applied")
+
+
+def was_applied(connection: Connection, edit: EditId, branch: BranchName) -> bool:
+    """Whether a revision on the line of ``branch`` has ever applied the edit.
+
+    Raises:
+        EditNotFoundError: the edit is not in the ledger.
+        BranchNotFoundError: its model has no such branch.
+    """
+    uses, made = tables.revision_edits, tables.revisions
+    applying = connection.execute(
+        select(made.c.branch, made.c.sequence)
+        .select_from(uses.join(made, made.c.id == uses.c.revision))
+        .where(uses.c.edit == edit, made.c.kind == RevisionKind.APPLY.value)
+    ).all()
+    head = revisions.head(connection, require_edit(connection, edit), branch)
+    if not applying:
+        return False
+    stretches = line(connection, head)
+    return any(s.has(row.branch, row.sequence) for row in applying for s in stretches)

@@ -16,8 +16,7 @@ from errata_server.domain.errors import (
     ReportNotFoundError,
     RequestIdReusedError,
 )
-from errata_server.domain.ids import BranchName, EditId, ModelId, ReportId, RequestId
-from errata_server.domain.revisions import RevisionKind
+from errata_server.domain.ids import EditId, ModelId, ReportId, RequestId
 from errata_server.ledger import artifacts, models, tables
 from errata_server.ledger.bodies import StoredApproval, corrupt, read_body, short
 from errata_server.ledger.tables import StoredRow
@@ -262,23 +261,3 @@ def approvals(connection: Connection, edit: EditId) -> list[Approval]:
 def _approval(row: StoredRow) -> Approval:
     name = approval_row(row.edit, row.position)
     return read_body(name, row.body, row.digest, StoredApproval.from_body).approval
-
-
-def was_applied(connection: Connection, edit: EditId, branch: BranchName) -> bool:
-    """Whether a revision of ``branch`` has ever applied the edit.
-
-    Raises:
-        EditNotFoundError: the edit is not in the ledger.
-    """
-    uses, made = tables.revision_edits, tables.revisions
-    statement = (
-        select(uses.c.edit)
-        .join(made, made.c.id == uses.c.revision)
-        .where(
-            uses.c.edit == edit, made.c.branch == branch, made.c.kind == RevisionKind.APPLY.value
-        )
-    )
-    if connection.scalar(statement.limit(1)) is not None:
-        return True
-    require_edit(connection, edit)
-    return False

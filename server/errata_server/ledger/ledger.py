@@ -32,6 +32,7 @@ from errata_server.domain.suites import SuiteVersion
 from errata_server.ledger import (
     applied,
     artifacts,
+    commits,
     edits,
     models,
     operations,
@@ -74,7 +75,7 @@ class Ledger:
         with self._database.writing() as connection:
             if not models.add(connection, model, description):
                 return
-            revisions.add_genesis(connection, genesis)
+            revisions.begin(connection, genesis)
 
     def model(self, model: ModelId) -> ModelDescription:
         """The model as the ledger first met it.
@@ -202,22 +203,29 @@ class Ledger:
             return edits.approvals(connection, edit)
 
     def was_applied(self, edit: EditId, branch: BranchName = MAIN) -> bool:
-        """Whether a revision of ``branch`` has ever applied the edit.
+        """Whether a revision on the line of ``branch`` has ever applied the edit.
 
         Raises:
             EditNotFoundError: the edit is not in the ledger.
+            BranchNotFoundError: its model has no such branch.
         """
         with self._database.reading() as connection:
-            return edits.was_applied(connection, edit, branch)
+            return applied.was_applied(connection, edit, branch)
 
     # Revisions
 
     def append(self, revision: Revision) -> Revision:
         """Put ``revision`` on top of its branch, or return what its request made earlier.
 
+        A revision of kind ``branch`` begins a branch of its own.
+
         Raises:
-            StaleRevisionError: ``revision.parent`` is not the branch's head; the metadata
-                holds ``expected``, ``head`` and ``sequence``.
+            StaleRevisionError: ``revision.parent`` is not the branch's head, or the source of
+                a promotion not that of its; the metadata holds ``expected``, ``head`` and
+                ``sequence``.
+            BranchExistsError: the branch it would begin exists.
+            DivergedError: it is a promotion, and its branch has changes of its own.
+            ApprovalRequiredError: its branch is protected, and an edit lacks an approval.
             RequestIdReusedError: the request id made another revision before.
             ModelNotFoundError, BranchNotFoundError: there is nothing to append to.
             ModelMismatchError: it belongs to another checkpoint than the history.
@@ -227,7 +235,7 @@ class Ledger:
         """
         try:
             with self._database.writing() as connection:
-                return revisions.append(connection, revision)
+                return commits.commit(connection, revision)
         except LedgerUnavailableError as lost:
             if lost.metadata.get("outcome") != OUTCOME_UNKNOWN:
                 raise
@@ -249,8 +257,20 @@ class Ledger:
     def _committed(self, revision: Revision) -> Revision | None:
         with self._database.writing() as connection:
             # The lock waits for the lost connection's transaction, should it still run.
-            revisions.lock_head(connection, revision.model, revision.branch)
+            commits.lock(connection, revision)
             return revisions.repeated(connection, revision)
+
+    def require_allowed(self, revision: Revision) -> None:
+        """Do nothing if the history and the policy of its branch let ``revision`` in.
+
+        Raises:
+            BranchExistsError: the branch it would begin exists.
+            DivergedError: it is a promotion, and its branch has changes of its own.
+            ApprovalRequiredError: its branch is protected, and an edit lacks an approval.
+            StaleRevisionError: an edit was verified again since it was made.
+        """
+        with self._database.reading() as connection:
+            commits.require_allowed(connection, revision)
 
     def revision_by_request(self, model: ModelId, request_id: RequestId) -> Revision | None:
         """The revision this request made, if it made one."""

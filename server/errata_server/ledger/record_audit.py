@@ -47,6 +47,12 @@ class Evidence:
     judged_by: dict[str, tuple[SuiteReference, ...]] = field(default_factory=dict)
     """Each report's stored suites."""
 
+    proposers: dict[str, str] = field(default_factory=dict)
+    """Who proposed each edit."""
+
+    approvers: dict[str, set[str]] = field(default_factory=dict)
+    """Who approved of an edit as each report shows it."""
+
 
 class RecordAudit:
     """One model's models, profiles, edits, reports and approvals, and all artifacts."""
@@ -120,6 +126,7 @@ class RecordAudit:
 
     def _check_edit(self, row: StoredRow, edit: Edit) -> None:
         name = edit_row(row.id)
+        self.evidence.proposers[row.id] = edit.proposer
         self._findings.compare(
             name,
             {
@@ -179,6 +186,7 @@ class RecordAudit:
 
     def _check_approval(self, row: StoredRow, stored: StoredApproval) -> None:
         name, given = approval_row(row.edit, row.position), stored.approval
+        self.evidence.approvers.setdefault(given.report, set()).add(given.actor)
         self._findings.compare(
             name,
             {

@@ -1,8 +1,8 @@
 """Statements on revisions and on the branches that point at them.
 
 Invariants: a branch's sequences are gapless from 0 and each revision's parent is the one
-before it; numbers are given out under the branch's row lock, never by the database's own
-counters, so that commit order is number order.
+before it, or for the first of a branch the one it starts from; numbers are given out under the
+branch's row lock, never by the database's own counters, so that commit order is number order.
 """
 
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ from errata_server.domain.ids import (
     RequestId,
     RevisionId,
 )
-from errata_server.domain.revisions import NO_PARENT, Revision, RevisionKind
+from errata_server.domain.revisions import NO_PARENT, EditReference, Revision, RevisionKind
 from errata_server.ledger import models, tables
 from errata_server.ledger.bodies import corrupt, read_body
 from errata_server.ledger.edits import missing_edit
@@ -77,12 +77,12 @@ def require_genesis(model: ModelId, genesis: Revision) -> None:
         )
 
 
-def add_genesis(connection: Connection, genesis: Revision) -> None:
-    """Insert a model's first revision and its main branch."""
-    _insert(connection, genesis)
+def begin(connection: Connection, first: Revision) -> None:
+    """Insert a branch with its first revision."""
+    _insert(connection, first)
     connection.execute(
         insert(tables.branches).values(
-            model=genesis.model, name=genesis.branch, head=genesis.id, sequence=0
+            model=first.model, name=first.branch, head=first.id, sequence=0
         )
     )
 
@@ -167,6 +167,11 @@ def stale(revision: Revision, *, head: RevisionId, sequence: int) -> StaleRevisi
     )
 
 
+def vouched_for(revision: Revision) -> tuple[EditReference, ...]:
+    """The edits a revision names with their evidence, as rows of `revision_edits` number them."""
+    return (*revision.edits, *revision.removed)
+
+
 def _require_next(connection: Connection, revision: Revision, head_sequence: int) -> None:
     if not revision.request_id:
         raise InvalidInputError("a revision needs a request id", field="request_id")
@@ -184,17 +189,18 @@ def _require_next(connection: Connection, revision: Revision, head_sequence: int
 def _require_evidence(connection: Connection, revision: Revision) -> None:
     """Refuse a revision that vouches for an edit, patch or report the ledger has not."""
     edits, reports = tables.edits.c, tables.reports.c
-    named = [reference.edit for reference in revision.edits]
+    vouched = vouched_for(revision)
+    named = [reference.edit for reference in vouched]
     found = connection.execute(
         select(edits.id, edits.digest, edits.patch).where(
             edits.id.in_(named), edits.model == revision.model
         )
     )
     stored = {row.id: (row.digest, row.patch) for row in found}
-    shown = [reference.report for reference in revision.edits]
+    shown = [reference.report for reference in vouched]
     subjects = connection.execute(select(reports.id, reports.edit).where(reports.id.in_(shown)))
     edit_of = {row.id: row.edit for row in subjects}
-    for reference in revision.edits:
+    for reference in vouched:
         if stored.get(reference.edit) != (reference.edit_digest, reference.patch):
             raise missing_edit(reference.edit)
         if edit_of.get(reference.report) != reference.edit:
@@ -226,7 +232,7 @@ def _insert(connection: Connection, revision: Revision) -> None:
             "edit": reference.edit,
             "report": reference.report,
         }
-        for position, reference in enumerate(revision.edits)
+        for position, reference in enumerate(vouched_for(revision))
     ]
     if uses:
         connection.execute(insert(tables.revision_edits), uses)
@@ -283,7 +289,7 @@ def _missing_branch(connection: Connection, model: ModelId, branch: BranchName) 
     if models.find(connection, model) is None:
         return models.missing(model)
     return BranchNotFoundError(
-        f"model {model!r} has no branch {branch!r}; `errata status` lists its branches",
+        f"model {model!r} has no branch {branch!r}; `errata branch list` shows those it has",
         model=model,
         branch=branch,
     )

@@ -130,7 +130,8 @@ class EditServicer(edits_pb2_grpc.EditServiceServicer):
 
     async def GetEdit(self, request: pb.GetEditRequest, _context: Context) -> pb.GetEditResponse:
         """One edit."""
-        get = partial(self._services.proposals.get, self._edit(request.name))
+        branch = names.branch_name(request.branch, "branch")
+        get = partial(self._services.proposals.get, self._edit(request.name), branch)
         view = await calls.call(self._services.pools.calls, get)
         return pb.GetEditResponse(edit=convert.edit_message(view))
 
@@ -140,11 +141,13 @@ class EditServicer(edits_pb2_grpc.EditServiceServicer):
         """Edits, newest first."""
         self._require(request.parent)
         state = convert.edit_state(request.state)
-        query = ("edits", request.parent, state.value if state is not None else "")
+        branch = names.branch_name(request.branch, "branch")
+        query = ("edits", request.parent, state.value if state is not None else "", branch)
         page = await calls.call(
             self._services.pools.calls,
             partial(
                 self._services.proposals.list,
+                branch,
                 state=state,
                 page_size=values.page_size(request.page_size),
                 page_token=pages.place(request.page_token, *query),

@@ -1,4 +1,4 @@
-"""LedgerService: read, follow and audit the history of what is served."""
+"""LedgerService: read, follow, branch and audit the history of what is served."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -7,10 +7,13 @@ from typing import Final
 
 from errata.v1 import ledger_pb2 as pb
 from errata.v1 import ledger_pb2_grpc
+from errata_server.domain.ids import MAIN, BranchName
 from errata_server.rpc import calls
 from errata_server.rpc.convert import audits, names, pages, values
+from errata_server.rpc.convert import calls as convert_calls
 from errata_server.rpc.convert import revisions as convert
 from errata_server.rpc.services import Context, Services
+from errata_server.service.calls import Call
 
 POLL_SECONDS: Final = 0.5
 """How long one wait for a revision lasts before the stream looks whether it is to end."""
@@ -109,6 +112,63 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
             next_page_token=pages.token(page.next_token, *query),
         )
 
+    async def CreateBranch(
+        self, request: pb.CreateBranchRequest, _context: Context
+    ) -> pb.CreateBranchResponse:
+        """Begin a branch at any revision."""
+        self._require(request.parent)
+        create = partial(
+            self._services.branches.create,
+            BranchName(request.branch),
+            _call(request),
+            start=self._reference(request.start, "start"),
+            validate_only=request.validate_only,
+        )
+        pinned = await calls.call(self._services.pools.calls, create)
+        return pb.CreateBranchResponse(branch=convert.branch_message(pinned.revision))
+
+    async def PromoteBranch(
+        self, request: pb.PromoteBranchRequest, _context: Context
+    ) -> pb.PromoteBranchResponse:
+        """Move a branch forward to another, and begin to verify what is live if it was much."""
+        self._require(request.parent)
+        target, call = names.branch_name(request.target, "target"), _call(request)
+        promote = partial(
+            self._services.branches.promote,
+            names.given_branch(request.source, "source"),
+            target,
+            call,
+            expected=self._reference(request.expected_revision, "expected_revision"),
+            validate_only=request.validate_only,
+        )
+        pinned = await calls.call(self._services.pools.calls, promote)
+        committed = target == MAIN and not request.validate_only
+        changed = len(pinned.revision.edits) if committed else 0
+        verify = partial(self._services.upkeep.live_edits.after_change, changed, call)
+        verification = await calls.call(self._services.pools.calls, verify)
+        return pb.PromoteBranchResponse(
+            revision=convert.revision_message(pinned.revision),
+            served=convert.served(pinned),
+            live_verification=names.operation_name(verification) if verification else "",
+        )
+
+    async def SetBranchProtection(
+        self, request: pb.SetBranchProtectionRequest, _context: Context
+    ) -> pb.SetBranchProtectionResponse:
+        """Let a branch ask for approvals from now on, or no longer."""
+        model, branch = names.branch_of(request.name, "name")
+        self._services.require(model, "name")
+        protect = partial(
+            self._services.branches.protect,
+            branch,
+            _call(request),
+            protected=request.protected,
+            expected=self._reference(request.expected_revision, "expected_revision"),
+            validate_only=request.validate_only,
+        )
+        pinned = await calls.call(self._services.pools.calls, protect)
+        return pb.SetBranchProtectionResponse(branch=convert.branch_message(pinned.revision))
+
     async def AuditLedger(
         self, request: pb.AuditLedgerRequest, _context: Context
     ) -> pb.AuditLedgerResponse:
@@ -119,3 +179,17 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
 
     def _require(self, parent: str) -> None:
         self._services.require(names.model_id(parent, "parent"), "parent")
+
+    def _reference(self, name: str, field: str) -> str:
+        return self._services.reference(name, field) if name else ""
+
+
+def _call(
+    request: pb.CreateBranchRequest | pb.PromoteBranchRequest | pb.SetBranchProtectionRequest,
+) -> Call:
+    return convert_calls.call(
+        actor=request.actor,
+        request_id=request.request_id,
+        reason=request.reason,
+        ticket=request.ticket,
+    )

@@ -10,6 +10,7 @@ from errata_server.domain.ids import ModelId
 from errata_server.rpc.calls import Pools
 from errata_server.rpc.convert import names
 from errata_server.service.batches import Batches
+from errata_server.service.branches import Branches
 from errata_server.service.changes import Changes
 from errata_server.service.history import History
 from errata_server.service.inference import Inference
@@ -32,6 +33,7 @@ class Services:
     proposals: Proposals
     batches: Batches
     changes: Changes
+    branches: Branches
     history: History
     inference: Inference
     models: Models

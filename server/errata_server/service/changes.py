@@ -1,9 +1,10 @@
-"""Applying and reverting edits: the only place that moves what is served.
+"""Applying and reverting edits, and `make`: the only place that moves what is served.
 
 Invariants: prepare, commit, publish, in this order, so that a failure before the commit
 leaves no trace and one after it is caught up with; a repeated request id gives the earlier
 result before anything else is looked at; a revision that another writer made meanwhile is
-never overwritten.
+never overwritten; a branch's protection passes from each revision to the next, and what it asks
+is asked again with the commit.
 """
 
 import threading
@@ -22,13 +23,14 @@ from errata_server.domain.errors import (
     RequestIdReusedError,
     StaleRevisionError,
 )
-from errata_server.domain.ids import MAIN, BranchName, Digest, EditId, ModelId
-from errata_server.domain.revisions import EditReference, Revision, RevisionKind
+from errata_server.domain.ids import MAIN, BranchName, Digest, EditId, ModelId, RevisionId
+from errata_server.domain.patches import Composition, ServedWeights
+from errata_server.domain.revisions import NO_SOURCE, EditReference, Revision, RevisionKind
 from errata_server.ledger.ledger import Ledger
 from errata_server.service.calls import Call
 from errata_server.service.edits import EditReader
 from errata_server.service.ports import Engine
-from errata_server.service.serving import Serving
+from errata_server.service.serving import BASE_REFERENCE, Serving
 from errata_server.service.views import Pinned
 
 ATTEMPTS: Final = 8
@@ -36,7 +38,7 @@ ATTEMPTS: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
-class _Top:
+class Top:
     """A branch's newest revision and what it has applied."""
 
     revision: Revision
@@ -44,16 +46,26 @@ class _Top:
 
 
 @dataclass(frozen=True, slots=True)
-class _Planned:
+class Planned:
     """What a change does to what a branch has applied."""
 
     edits: tuple[EditReference, ...]
     applied: AppliedSet
     override: str = ""
+    weights: ServedWeights | None = None
+    """Where another revision has the same; composed anew if not given."""
+
+    composition: Composition | None = None
+    """As before where None."""
+
+    source: RevisionId = NO_SOURCE
+    removed: tuple[EditReference, ...] = ()
+    protected: bool | None = None
+    """As before where None."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Change:
+class Change:
     """A change asked for, before it is known what it is put on top of."""
 
     kind: RevisionKind
@@ -61,9 +73,12 @@ class _Change:
     call: Call
     request_digest: Digest
     expected: str
-    plan: Callable[[_Top], _Planned]
+    plan: Callable[[Top], Planned]
     by: str = ""
     """How the edits of a revert were named, for the metrics."""
+
+    start: str = ""
+    """Where a new branch starts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -103,6 +118,8 @@ class Changes:
             BranchNotFoundError: there is no such branch.
             EditNotFoundError: one of the edits does not exist.
             VerificationFailedError: a report has failed checks and there is no override.
+            ApprovalRequiredError: the branch is protected, and nobody but its proposer approved
+                of one; an override changes nothing about it.
             AlreadyAppliedError: one of them is applied already.
             ModelMismatchError: one was computed against another checkpoint.
             RevisionNotFoundError: ``expected`` does not exist.
@@ -110,7 +127,7 @@ class Changes:
             RequestIdReusedError: the request id was used for something else.
         """
         reason = override.strip()
-        change = _Change(
+        change = Change(
             kind=RevisionKind.APPLY,
             branch=branch,
             call=call,
@@ -120,7 +137,7 @@ class Changes:
             expected=expected,
             plan=lambda top: self._plan_apply(edit_ids, reason, top),
         )
-        return self._make(change, validate_only=validate_only)
+        return self.make(change, validate_only=validate_only)
 
     def revert(
         self,
@@ -162,7 +179,7 @@ class Changes:
             raise InvalidInputError(
                 "name either the edits to revert or the revision to return to", field="names"
             )
-        change = _Change(
+        change = Change(
             kind=RevisionKind.REVERT,
             branch=branch,
             call=call,
@@ -173,19 +190,28 @@ class Changes:
             plan=lambda top: self._plan_revert(edit_ids, to_revision, top),
             by="to_revision" if to_revision else "edits",
         )
-        return self._make(change, validate_only=validate_only)
+        return self.make(change, validate_only=validate_only)
 
-    def _make(self, change: _Change, *, validate_only: bool) -> Pinned:
+    def make(self, change: Change, *, validate_only: bool) -> Pinned:
+        """Commit a change of any kind, and serve it where it is main's.
+
+        Raises:
+            BranchNotFoundError: there is no such branch.
+            StaleRevisionError: the head is not what is expected, or others keep committing.
+            RequestIdReusedError: the request id was used for something else.
+            ErrataError: what the plan raises, or the ledger of a branch's name or protection.
+        """
         earlier = self._earlier(change)
         if earlier is not None:
             return earlier
-        self.ledger.head(self.model, change.branch)
-        with self._lock_of(change.branch):
+        if change.kind is not RevisionKind.BRANCH:
+            self.ledger.head(self.model, change.branch)
+        with self._lock_of(change):
             if validate_only:
                 return self._prepare(change, self._top(change))
             return self._commit(change)
 
-    def _earlier(self, change: _Change) -> Pinned | None:
+    def _earlier(self, change: Change) -> Pinned | None:
         """What this request id did before, if it did anything."""
         request_id = change.call.request_id
         revision = self.ledger.revision_by_request(self.model, request_id)
@@ -200,7 +226,7 @@ class Changes:
             )
         return self.serving.at(revision.id)
 
-    def _commit(self, change: _Change) -> Pinned:
+    def _commit(self, change: Change) -> Pinned:
         for attempt in range(1, ATTEMPTS + 1):
             prepared = self._prepare(change, self._top(change))
             try:
@@ -221,32 +247,37 @@ class Changes:
             return prepared
         raise AssertionError("the last attempt returns or raises")
 
-    def _top(self, change: _Change) -> _Top:
-        """The branch's head, once it is what the caller expects."""
+    def _top(self, change: Change) -> Top:
+        """The branch's head, or where a new one starts, once it is what the caller expects."""
+        if change.kind is RevisionKind.BRANCH:
+            newest = change.start in {"", MAIN}
+            pinned = self.serving.refresh() if newest else self.serving.at(change.start)
+            return Top(pinned.revision, pinned.applied)
         if change.branch == MAIN:
             pinned = self.serving.refresh()
-            top = _Top(pinned.revision, pinned.applied)
+            top = Top(pinned.revision, pinned.applied)
         else:
             head = self.ledger.head(self.model, change.branch)
-            top = _Top(head, self.ledger.applied(self.model, head.id))
+            top = Top(head, self.ledger.applied(self.model, head.id))
         if change.expected and change.expected != top.revision.id:
             expected = self.ledger.find_revision(self.model, change.expected)
             if expected.id != top.revision.id:
                 raise _stale(change, expected, top.revision)
         return top
 
-    def _prepare(self, change: _Change, top: _Top) -> Pinned:
+    def _prepare(self, change: Change, top: Top) -> Pinned:
         """The revision that ``change`` would make on ``top``, with its weights composed."""
         planned = change.plan(top)
-        composition = top.revision.composition
-        weights = self.serving.prepare(planned.applied, composition)
+        begins = change.kind is RevisionKind.BRANCH
+        composition = planned.composition or top.revision.composition
+        weights = planned.weights or self.serving.prepare(planned.applied, composition)
         superseded, restored = _shifted(top.applied, planned.applied)
         model_digest = self.engine.describe().digest
         revision = Revision(
             model=self.model,
             model_digest=model_digest,
             branch=change.branch,
-            sequence=top.revision.sequence + 1,
+            sequence=0 if begins else top.revision.sequence + 1,
             parent=top.revision.id,
             kind=change.kind,
             edits=planned.edits,
@@ -263,10 +294,14 @@ class Changes:
             request_id=change.call.request_id,
             request_digest=change.request_digest,
             created_at=self.now(),
+            source=planned.source,
+            removed=planned.removed,
+            protected=top.revision.protected if planned.protected is None else planned.protected,
         )
+        self.ledger.require_allowed(revision)
         return Pinned(revision=revision, weights=weights, applied=planned.applied)
 
-    def _plan_apply(self, edit_ids: Sequence[EditId], override: str, top: _Top) -> _Planned:
+    def _plan_apply(self, edit_ids: Sequence[EditId], override: str, top: Top) -> Planned:
         _require_distinct(edit_ids)
         edits = [self.edits.stored(edit_id) for edit_id in edit_ids]
         applied = top.applied.apply(
@@ -275,8 +310,8 @@ class Changes:
         )
         reports = [self._admissible(edit, override) for edit in edits]
         failed = any(not report.passed for report in reports)
-        return _Planned(
-            edits=tuple(map(_reference, edits, reports)),
+        return Planned(
+            edits=tuple(map(reference, edits, reports)),
             applied=applied,
             override=override if failed else "",
         )
@@ -304,18 +339,19 @@ class Changes:
             report.raise_for_failures()
         return report
 
-    def _plan_revert(self, edit_ids: Sequence[EditId], to_revision: str, top: _Top) -> _Planned:
+    def _plan_revert(self, edit_ids: Sequence[EditId], to_revision: str, top: Top) -> Planned:
         _require_distinct(edit_ids or ["to_revision"])
         if to_revision:
             edit_ids = self._since(to_revision, top)
         edits = [self.edits.stored(edit_id) for edit_id in edit_ids]
         applied = top.applied.revert(edit_ids)
         reports = [self.ledger.latest_report(edit.id) for edit in edits]
-        return _Planned(edits=tuple(map(_reference, edits, reports)), applied=applied)
+        return Planned(edits=tuple(map(reference, edits, reports)), applied=applied)
 
-    def _since(self, to_revision: str, top: _Top) -> list[EditId]:
+    def _since(self, to_revision: str, top: Top) -> list[EditId]:
         """The edits to revert so that what was applied at ``to_revision`` is left."""
-        target = self.ledger.find_revision(self.model, to_revision)
+        named = "0" if to_revision == BASE_REFERENCE else to_revision
+        target = self.ledger.find_revision(self.model, named)
         wanted = [edit.edit for edit in self.ledger.applied(self.model, target.id).applied]
         present = [edit.edit for edit in top.applied.applied]
         missing = sorted(set(wanted) - set(present))
@@ -342,7 +378,9 @@ class Changes:
             )
         return since
 
-    def _lock_of(self, branch: BranchName) -> threading.Lock:
+    def _lock_of(self, change: Change) -> threading.Lock:
+        # One for all new branches: names that never come to anything must not pile up.
+        branch = BranchName("") if change.kind is RevisionKind.BRANCH else change.branch
         with self._locks_lock:
             return self._locks.setdefault(branch, threading.Lock())
 
@@ -354,7 +392,8 @@ def _require_distinct(edit_ids: Sequence[str]) -> None:
         raise InvalidInputError("an edit is named twice; name each once", field="names")
 
 
-def _reference(edit: Edit, report: Report) -> EditReference:
+def reference(edit: Edit, report: Report) -> EditReference:
+    """The edit as a revision vouches for it."""
     return EditReference(edit=edit.id, edit_digest=edit.digest, patch=edit.patch, report=report.id)
 
 
@@ -369,7 +408,7 @@ def _shifted(
     return tuple(sorted(superseded)), tuple(sorted(restored))
 
 
-def _stale(change: _Change, expected: Revision, head: Revision) -> StaleRevisionError:
+def _stale(change: Change, expected: Revision, head: Revision) -> StaleRevisionError:
     return StaleRevisionError(
         f"branch {change.branch} is at revision {head.id[:12]} (sequence {head.sequence}), not "
         f"at {expected.id[:12]}; read the head and retry",

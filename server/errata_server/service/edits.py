@@ -1,15 +1,16 @@
 """Reading edits: the stored rows, and the state that follows from them.
 
-Invariant: a state is computed from reports, approvals and what main has applied, never
+Invariant: a state is computed from reports, approvals and what a branch has applied, never
 stored, so that it cannot disagree with them.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from errata_server.domain.checks import Report
 from errata_server.domain.edits import Approval, Edit, EditState
 from errata_server.domain.errors import EditNotFoundError, InvalidInputError
-from errata_server.domain.ids import MAIN, EditId, ModelId
+from errata_server.domain.ids import MAIN, BranchName, EditId, ModelId
 from errata_server.ledger.ledger import Ledger
 from errata_server.service.calls import page_limit
 from errata_server.service.serving import Serving
@@ -18,7 +19,7 @@ from errata_server.service.views import EditView, Page
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class EditReader:
-    """The edits of one model as the ledger and main's head show them."""
+    """The edits of one model as the ledger and the head of a branch show them."""
 
     ledger: Ledger
     model: ModelId
@@ -39,24 +40,36 @@ class EditReader:
             )
         return edit
 
-    def view(self, edit_id: EditId) -> EditView:
+    def view(self, edit_id: EditId, branch: BranchName = MAIN) -> EditView:
         """The edit with everything derived from other rows.
 
         Raises:
             EditNotFoundError: this model has no such edit.
+            BranchNotFoundError: there is no such branch.
         """
-        return self._view(self.stored(edit_id), self._standing())
+        return self._view(self.stored(edit_id), self._standing(branch))
+
+    def views(self, edit_ids: Iterable[EditId], branch: BranchName = MAIN) -> tuple[EditView, ...]:
+        """Several edits, as `view`."""
+        standing = self._standing(branch)
+        return tuple(self._view(self.stored(edit_id), standing) for edit_id in edit_ids)
 
     def page(
-        self, *, state: EditState | None = None, page_size: int = 0, page_token: str = ""
+        self,
+        branch: BranchName = MAIN,
+        *,
+        state: EditState | None = None,
+        page_size: int = 0,
+        page_token: str = "",
     ) -> Page[EditView]:
-        """Edits newest first, in one state where it is given.
+        """Edits newest first, in one state on ``branch`` where it is given.
 
         Raises:
+            BranchNotFoundError: there is no such branch.
             InvalidInputError: the page size is negative or the token is none of ours.
         """
         limit = page_limit(page_size)
-        standing = self._standing()
+        standing = self._standing(branch)
         found: list[EditView] = []
         cursor = EditId(page_token) or None
         while len(found) <= limit:
@@ -105,7 +118,7 @@ class EditReader:
             return EditState.APPLIED
         if edit.id in standing.hidden:
             return EditState.SUPERSEDED
-        if self.ledger.was_applied(edit.id, MAIN):
+        if self.ledger.was_applied(edit.id, standing.branch):
             return EditState.REVERTED
         if not report.passed:
             return EditState.REJECTED
@@ -113,9 +126,14 @@ class EditReader:
             return EditState.APPROVED
         return EditState.VERIFIED
 
-    def _standing(self) -> "_Standing":
-        applied = self.serving.head().applied
+    def _standing(self, branch: BranchName) -> "_Standing":
+        applied = (
+            self.serving.head().applied
+            if branch == MAIN
+            else self.ledger.applied(self.model, self.ledger.head(self.model, branch).id)
+        )
         return _Standing(
+            branch=branch,
             active={edit.subject: edit.edit for edit in applied.active()},
             hidden=frozenset(edit.edit for edit in applied.superseded()),
         )
@@ -123,8 +141,9 @@ class EditReader:
 
 @dataclass(frozen=True, slots=True)
 class _Standing:
-    """What main has applied, by what is asked of it."""
+    """What a branch has applied, by what is asked of it."""
 
+    branch: BranchName
     active: dict[str, EditId]
     """Subject to the edit that is live."""
 

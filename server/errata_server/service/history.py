@@ -121,8 +121,8 @@ class History:
         return Diff(
             start=first,
             end=last,
-            added=tuple(self.edits.view(edit.edit) for edit in is_now if edit not in was),
-            removed=tuple(self.edits.view(edit.edit) for edit in was if edit not in is_now),
+            added=self.edits.views((e.edit for e in is_now if e not in was), last.branch),
+            removed=self.edits.views((e.edit for e in was if e not in is_now), last.branch),
             unchanged=sum(edit in was for edit in is_now),
         )
 
@@ -142,7 +142,11 @@ class History:
             remaining = deadline - time.monotonic()
             if found or remaining <= 0:
                 return tuple(found)
-            self.serving.wait_beyond(start - 1, min(POLL_SECONDS, remaining))
+            pause = min(POLL_SECONDS, remaining)
+            if branch == MAIN:
+                self.serving.wait_beyond(start - 1, pause)
+            else:  # what is served says nothing about other branches
+                time.sleep(pause)
 
     def audit(self) -> AuditView:
         """Recompute the chain, every digest, and the weights that are being served."""

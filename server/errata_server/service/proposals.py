@@ -20,7 +20,7 @@ from errata_server.domain.evaluation import evaluate
 from errata_server.domain.facts import CheckPrompt, EditRequest
 from errata_server.domain.generation import GenerationOptions
 from errata_server.domain.held import held_prompts
-from errata_server.domain.ids import EditId, ModelId, ReportId, new_edit_id
+from errata_server.domain.ids import MAIN, BranchName, EditId, ModelId, ReportId, new_edit_id
 from errata_server.domain.measurements import PatchInspection, VerificationPlan
 from errata_server.domain.operations import Operation, OperationKind, ReportProgress
 from errata_server.domain.patches import Patch, ServedWeights
@@ -137,23 +137,30 @@ class Proposals:
         self.ledger.record_approval(approval, call.request_id)
         return self.edits.view(edit_id)
 
-    def get(self, edit_id: EditId) -> EditView:
-        """An edit with its state, latest report and approvals.
+    def get(self, edit_id: EditId, branch: BranchName = MAIN) -> EditView:
+        """An edit with its state on ``branch``, latest report and approvals.
 
         Raises:
             EditNotFoundError: there is no such edit.
+            BranchNotFoundError: there is no such branch.
         """
-        return self.edits.view(edit_id)
+        return self.edits.view(edit_id, branch)
 
     def list(
-        self, *, state: EditState | None = None, page_size: int = 0, page_token: str = ""
+        self,
+        branch: BranchName = MAIN,
+        *,
+        state: EditState | None = None,
+        page_size: int = 0,
+        page_token: str = "",
     ) -> Page[EditView]:
-        """Edits newest first, in one state where it is given.
+        """Edits newest first, in one state on ``branch`` where it is given.
 
         Raises:
+            BranchNotFoundError: there is no such branch.
             InvalidInputError: the page size is negative or the token is none of ours.
         """
-        return self.edits.page(state=state, page_size=page_size, page_token=page_token)
+        return self.edits.page(branch, state=state, page_size=page_size, page_token=page_token)
 
     def report(self, report_id: ReportId) -> Report:
         """A report, be it the latest of its edit or an earlier one.

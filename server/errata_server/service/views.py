@@ -31,7 +31,7 @@ class Pinned:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EditView:
-    """An edit with all that is derived from other rows; states are of the main branch."""
+    """An edit with all that is derived from other rows; the state is that on one branch."""
 
     edit: Edit
     state: EditState
@@ -64,7 +64,7 @@ class Page(Generic[Item]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Diff:
-    """Which edits two revisions differ by."""
+    """Which edits two revisions differ by; states are those on the branch of ``end``."""
 
     start: Revision
     end: Revision

@@ -119,6 +119,27 @@ def branch_name(name: str, field: str) -> BranchName:
     return BranchName(name)
 
 
+def given_branch(name: str, field: str) -> BranchName:
+    """A branch's own name, which must be given.
+
+    Raises:
+        InvalidInputError: it is empty, or holds characters that no branch's name has.
+    """
+    if not name:
+        raise _malformed(name, field, "BRANCH, such as canary")
+    return branch_name(name, field)
+
+
+def branch_of(name: str, field: str) -> tuple[ModelId, BranchName]:
+    """Model and branch of ``models/*/branches/*``.
+
+    Raises:
+        InvalidInputError: the name has another form.
+    """
+    child = _child(name, field, "branches")
+    return child.model, branch_name(child.id, field)
+
+
 def bare_reference(reference: str, field: str) -> str:
     """A revision's reference without the collection in front of it.
 

@@ -19,6 +19,7 @@ KINDS: Final = {
     RevisionKind.REVERT: types_pb2.REVISION_KIND_REVERT,
     RevisionKind.PROMOTE: types_pb2.REVISION_KIND_PROMOTE,
     RevisionKind.POLICY: types_pb2.REVISION_KIND_POLICY,
+    RevisionKind.BRANCH: types_pb2.REVISION_KIND_BRANCH,
 }
 
 
@@ -61,13 +62,18 @@ def revision_message(revision: Revision) -> types_pb2.Revision:
         request_id=revision.request_id,
         create_time=values.timestamp(revision.created_at),
         body=revision.body,
+        source=names.revision_name(model, revision.source),
+        removed=[names.edit_name(model, reference.edit) for reference in revision.removed],
+        protected=revision.protected,
     )
 
 
 def branch_message(head: Revision) -> types_pb2.Branch:
     """A branch, known by its head."""
     return types_pb2.Branch(
-        name=names.branch_resource(head.model, head.branch), head=revision_message(head)
+        name=names.branch_resource(head.model, head.branch),
+        head=revision_message(head),
+        protected=head.protected,
     )
 
 
