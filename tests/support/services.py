@@ -21,6 +21,7 @@ from errata_server.service.changes import Changes
 from errata_server.service.edits import EditReader
 from errata_server.service.history import History
 from errata_server.service.inference import Inference
+from errata_server.service.ledger_log import LedgerLog
 from errata_server.service.models import Models
 from errata_server.service.operations import Operations
 from errata_server.service.plans import Planner
@@ -28,6 +29,7 @@ from errata_server.service.proposals import Proposals
 from errata_server.service.serving import Serving
 from errata_server.service.traces import Traces
 from errata_server.service.upkeep import Upkeep
+from errata_server.signing import SigningKey, TrustedKeys
 from tests.support import MODEL, NOON, edit_request, known_facts
 from tests.support.scripted_engine import ScriptedEngine, answers_of
 
@@ -88,6 +90,7 @@ class Services:
     changes: Changes
     history: History
     inference: Inference
+    log: LedgerLog
     models: Models
     traces: Traces
     upkeep: Upkeep
@@ -118,7 +121,12 @@ class Services:
 
 @contextmanager
 def open_services(
-    url: str, *, engine: ScriptedEngine | None = None, policy: Policy | None = None
+    url: str,
+    *,
+    engine: ScriptedEngine | None = None,
+    policy: Policy | None = None,
+    keys: TrustedKeys | None = None,
+    signing: SigningKey | None = None,
 ) -> Iterator[Services]:
     """A started server over the migrated database at ``url``; closed at the end."""
     engine = engine or scripted_engine()
@@ -127,7 +135,8 @@ def open_services(
     ledger.register_model(MODEL, engine.describe(), genesis=genesis(engine))
     if engine.profile is not None:
         ledger.put_profile(MODEL, engine.profile)
-    services = _services(engine, ledger, policy or Policy())
+    log = LedgerLog(ledger=ledger, model=MODEL, base=engine.describe().digest, key=signing)
+    services = _services(engine, ledger, policy or Policy(), log, keys or TrustedKeys())
     services.operations.start()
     services.serving.start()
     try:
@@ -138,7 +147,9 @@ def open_services(
         database.close()
 
 
-def _services(engine: ScriptedEngine, ledger: Ledger, policy: Policy) -> Services:
+def _services(
+    engine: ScriptedEngine, ledger: Ledger, policy: Policy, log: LedgerLog, keys: TrustedKeys
+) -> Services:
     known, serving = known_facts(), Serving(engine, ledger, MODEL)
     operations = Operations(ledger, MODEL, now=_noon)
     edits = EditReader(ledger=ledger, model=MODEL, serving=serving)
@@ -162,9 +173,11 @@ def _services(engine: ScriptedEngine, ledger: Ledger, policy: Policy) -> Service
         planner=planner,
         suites=upkeep.suites,
         now=_noon,
+        keys=keys,
     )
     return Services(
         engine=engine,
+        log=log,
         ledger=ledger,
         serving=serving,
         operations=operations,
@@ -173,7 +186,15 @@ def _services(engine: ScriptedEngine, ledger: Ledger, policy: Policy) -> Service
         changes=Changes(
             engine=engine, ledger=ledger, model=MODEL, serving=serving, edits=edits, now=_noon
         ),
-        history=History(engine=engine, ledger=ledger, model=MODEL, serving=serving, edits=edits),
+        history=History(
+            engine=engine,
+            ledger=ledger,
+            model=MODEL,
+            serving=serving,
+            edits=edits,
+            log=log,
+            keys=keys,
+        ),
         inference=Inference(engine=engine, serving=serving),
         models=Models(
             engine=engine,

@@ -34,6 +34,7 @@ class ProposeEditRequest(_message.Message):
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     SUITE_FIELD_NUMBER: _builtins.int
+    SIGNATURE_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
     """models/*"""
     subject: _builtins.str
@@ -61,6 +62,10 @@ class ProposeEditRequest(_message.Message):
     def suite(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.CheckPrompt]:
         """Regression prompts that must stay right, kept with the edit; stored suites are run as well."""
 
+    @_builtins.property
+    def signature(self) -> _types_pb2.ProposerSignature:
+        """Over the whole request, actor and request id included."""
+
     def __init__(
         self,
         *,
@@ -75,10 +80,11 @@ class ProposeEditRequest(_message.Message):
         request_id: _builtins.str = ...,
         validate_only: _builtins.bool = ...,
         suite: _abc.Iterable[_types_pb2.CheckPrompt] | None = ...,
+        signature: _types_pb2.ProposerSignature | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["signature", b"signature"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "facts", b"facts", "neighbours", b"neighbours", "paraphrases", b"paraphrases", "parent", b"parent", "reason", b"reason", "request_id", b"request_id", "subject", b"subject", "suite", b"suite", "ticket", b"ticket", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "facts", b"facts", "neighbours", b"neighbours", "paraphrases", b"paraphrases", "parent", b"parent", "reason", b"reason", "request_id", b"request_id", "signature", b"signature", "subject", b"subject", "suite", b"suite", "ticket", b"ticket", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -119,6 +125,7 @@ class EditProposal(_message.Message):
     PARAPHRASES_FIELD_NUMBER: _builtins.int
     NEIGHBOURS_FIELD_NUMBER: _builtins.int
     SUITE_FIELD_NUMBER: _builtins.int
+    SIGNATURE_FIELD_NUMBER: _builtins.int
     subject: _builtins.str
     @_builtins.property
     def facts(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Fact]: ...
@@ -128,6 +135,10 @@ class EditProposal(_message.Message):
     def neighbours(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.CheckPrompt]: ...
     @_builtins.property
     def suite(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.CheckPrompt]: ...
+    @_builtins.property
+    def signature(self) -> _types_pb2.ProposerSignature:
+        """Over this proposal with the batch's reason, ticket, actor and request id."""
+
     def __init__(
         self,
         *,
@@ -136,10 +147,11 @@ class EditProposal(_message.Message):
         paraphrases: _abc.Iterable[_types_pb2.CheckPrompt] | None = ...,
         neighbours: _abc.Iterable[_types_pb2.CheckPrompt] | None = ...,
         suite: _abc.Iterable[_types_pb2.CheckPrompt] | None = ...,
+        signature: _types_pb2.ProposerSignature | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["signature", b"signature"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["facts", b"facts", "neighbours", b"neighbours", "paraphrases", b"paraphrases", "subject", b"subject", "suite", b"suite"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["facts", b"facts", "neighbours", b"neighbours", "paraphrases", b"paraphrases", "signature", b"signature", "subject", b"subject", "suite", b"suite"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

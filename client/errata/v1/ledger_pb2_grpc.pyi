@@ -42,6 +42,14 @@ class LedgerServiceStub:
     ListBranches: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ListBranchesRequest, _ledger_pb2.ListBranchesResponse]
     AuditLedger: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.AuditLedgerRequest, _ledger_pb2.AuditLedgerResponse]
     """Recomputes the chain, the digests of all rows and the weights that are served."""
+    GetCheckpoint: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.GetCheckpointRequest, _ledger_pb2.GetCheckpointResponse]
+    """The size and root of the model's log, signed where the server has a key."""
+    GetInclusionProof: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.GetInclusionProofRequest, _ledger_pb2.GetInclusionProofResponse]
+    """What proves that an edit, a report or a revision is in the log (RFC 9162, 2.1.3)."""
+    GetConsistencyProof: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.GetConsistencyProofRequest, _ledger_pb2.GetConsistencyProofResponse]
+    """What proves that the log only grew between two of its sizes (RFC 9162, 2.1.4)."""
+    ListLogEntries: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ListLogEntriesRequest, _ledger_pb2.ListLogEntriesResponse]
+    """The log's entries, oldest first."""
 
 @_typing.type_check_only
 class LedgerServiceAsyncStub(LedgerServiceStub):
@@ -57,6 +65,14 @@ class LedgerServiceAsyncStub(LedgerServiceStub):
     ListBranches: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ListBranchesRequest, _ledger_pb2.ListBranchesResponse]  # type: ignore[assignment]
     AuditLedger: _aio.UnaryUnaryMultiCallable[_ledger_pb2.AuditLedgerRequest, _ledger_pb2.AuditLedgerResponse]  # type: ignore[assignment]
     """Recomputes the chain, the digests of all rows and the weights that are served."""
+    GetCheckpoint: _aio.UnaryUnaryMultiCallable[_ledger_pb2.GetCheckpointRequest, _ledger_pb2.GetCheckpointResponse]  # type: ignore[assignment]
+    """The size and root of the model's log, signed where the server has a key."""
+    GetInclusionProof: _aio.UnaryUnaryMultiCallable[_ledger_pb2.GetInclusionProofRequest, _ledger_pb2.GetInclusionProofResponse]  # type: ignore[assignment]
+    """What proves that an edit, a report or a revision is in the log (RFC 9162, 2.1.3)."""
+    GetConsistencyProof: _aio.UnaryUnaryMultiCallable[_ledger_pb2.GetConsistencyProofRequest, _ledger_pb2.GetConsistencyProofResponse]  # type: ignore[assignment]
+    """What proves that the log only grew between two of its sizes (RFC 9162, 2.1.4)."""
+    ListLogEntries: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ListLogEntriesRequest, _ledger_pb2.ListLogEntriesResponse]  # type: ignore[assignment]
+    """The log's entries, oldest first."""
 
 class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
     """Read and audit the history of what a model serves."""
@@ -111,5 +127,37 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_ledger_pb2.AuditLedgerResponse, _abc.Awaitable[_ledger_pb2.AuditLedgerResponse]]:
         """Recomputes the chain, the digests of all rows and the weights that are served."""
+
+    @_abc_1.abstractmethod
+    def GetCheckpoint(
+        self,
+        request: _ledger_pb2.GetCheckpointRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ledger_pb2.GetCheckpointResponse, _abc.Awaitable[_ledger_pb2.GetCheckpointResponse]]:
+        """The size and root of the model's log, signed where the server has a key."""
+
+    @_abc_1.abstractmethod
+    def GetInclusionProof(
+        self,
+        request: _ledger_pb2.GetInclusionProofRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ledger_pb2.GetInclusionProofResponse, _abc.Awaitable[_ledger_pb2.GetInclusionProofResponse]]:
+        """What proves that an edit, a report or a revision is in the log (RFC 9162, 2.1.3)."""
+
+    @_abc_1.abstractmethod
+    def GetConsistencyProof(
+        self,
+        request: _ledger_pb2.GetConsistencyProofRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ledger_pb2.GetConsistencyProofResponse, _abc.Awaitable[_ledger_pb2.GetConsistencyProofResponse]]:
+        """What proves that the log only grew between two of its sizes (RFC 9162, 2.1.4)."""
+
+    @_abc_1.abstractmethod
+    def ListLogEntries(
+        self,
+        request: _ledger_pb2.ListLogEntriesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ledger_pb2.ListLogEntriesResponse, _abc.Awaitable[_ledger_pb2.ListLogEntriesResponse]]:
+        """The log's entries, oldest first."""
 
 def add_LedgerServiceServicer_to_server(servicer: LedgerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -16,9 +16,10 @@ from errata_server.domain.errors import (
     ReportNotFoundError,
     RequestIdReusedError,
 )
-from errata_server.domain.ids import BranchName, EditId, ModelId, ReportId, RequestId
+from errata_server.domain.ids import BranchName, Digest, EditId, ModelId, ReportId, RequestId
+from errata_server.domain.log import LogKind
 from errata_server.domain.revisions import RevisionKind
-from errata_server.ledger import artifacts, models, tables
+from errata_server.ledger import artifacts, log, models, tables
 from errata_server.ledger.bodies import StoredApproval, corrupt, read_body, short
 from errata_server.ledger.tables import StoredRow
 
@@ -83,6 +84,7 @@ def _insert(connection: Connection, edit: Edit) -> None:
             body=edit.body,
         )
     )
+    log.append(connection, edit.model, LogKind.EDIT, edit.id, edit.digest)
 
 
 def add_report(connection: Connection, report: Report) -> None:
@@ -105,6 +107,7 @@ def add_report(connection: Connection, report: Report) -> None:
             body=report.body,
         )
     )
+    log.append(connection, report.model, LogKind.REPORT, report.id, Digest(report.id))
 
 
 def add_approval(connection: Connection, approval: Approval, request_id: RequestId) -> Approval:
@@ -126,10 +129,11 @@ def add_approval(connection: Connection, approval: Approval, request_id: Request
     if report(connection, approval.report).edit != approval.edit:
         raise missing_report(approval.report)
     body = StoredApproval(approval=approval, request_id=request_id).body
+    position = models.next_position(connection, tables.approvals, model)
     connection.execute(
         insert(tables.approvals).values(
             model=model,
-            position=models.next_position(connection, tables.approvals, model),
+            position=position,
             edit=approval.edit,
             report=approval.report,
             request_id=request_id,
@@ -137,6 +141,7 @@ def add_approval(connection: Connection, approval: Approval, request_id: Request
             body=body,
         )
     )
+    log.append(connection, model, LogKind.APPROVAL, position, canonical.digest(body))
     return approval
 
 
