@@ -26,6 +26,13 @@ from errata._batches import (
     ProposedEdit,
 )
 from errata._charts import Chart, ChartForm
+from errata._checkpoints import (
+    CheckpointComparison,
+    InclusionProof,
+    LedgerCheckpoint,
+    LogEntry,
+    NoteSignature,
+)
 from errata._client import Client
 from errata._crawls import Belief, Crawl, CrawlChange, CrawledRelation
 from errata._errors import (
@@ -40,6 +47,7 @@ from errata._errors import (
     InvalidFactError,
     InvalidInputError,
     InvalidPatchError,
+    InvalidSignatureError,
     LedgerCorruptError,
     LedgerUnavailableError,
     LocatorNotFoundError,
@@ -55,20 +63,24 @@ from errata._errors import (
     OverloadedError,
     PreconditionError,
     PromptTooLongError,
+    ProofError,
     ProxyNotFoundError,
     ReportNotFoundError,
     RequestIdReusedError,
     RevisionNotFoundError,
     SchemaMismatchError,
+    SignatureRequiredError,
     StaleRevisionError,
     SubjectNotFoundError,
     SuiteNotFoundError,
     UnavailableError,
     UnsupportedModelError,
+    UntrustedKeyError,
     VerificationFailedError,
 )
 from errata._generation import AsyncGeneration, Generation
 from errata._health import CheckedEdit, LayerHealth, LiveVerification, ModelHealth
+from errata._keys import PublicKey, SigningKey
 from errata._locations import Location, Locator, LocatorOption
 from errata._operations import AsyncOperation, Operation
 from errata._proxies import LabelledText, Proxy
@@ -134,6 +146,7 @@ __all__ = [
     "Check",
     "CheckPrompt",
     "CheckedEdit",
+    "CheckpointComparison",
     "Client",
     "Composition",
     "Corruption",
@@ -153,12 +166,15 @@ __all__ = [
     "FailedProposal",
     "Finding",
     "Generation",
+    "InclusionProof",
     "InternalError",
     "InvalidFactError",
     "InvalidInputError",
     "InvalidPatchError",
+    "InvalidSignatureError",
     "LabelledText",
     "LayerHealth",
+    "LedgerCheckpoint",
     "LedgerCorruptError",
     "LedgerUnavailableError",
     "LiveVerification",
@@ -166,6 +182,7 @@ __all__ = [
     "Locator",
     "LocatorNotFoundError",
     "LocatorOption",
+    "LogEntry",
     "MissingExtraError",
     "Model",
     "ModelHealth",
@@ -176,6 +193,7 @@ __all__ = [
     "NotAppliedError",
     "NotCalibratedError",
     "NotFoundError",
+    "NoteSignature",
     "Operation",
     "OperationInterruptedError",
     "OperationNotFoundError",
@@ -187,12 +205,14 @@ __all__ = [
     "Progress",
     "PromptScore",
     "PromptTooLongError",
+    "ProofError",
     "Proposal",
     "ProposedBatch",
     "ProposedEdit",
     "Provenance",
     "Proxy",
     "ProxyNotFoundError",
+    "PublicKey",
     "Report",
     "ReportNotFoundError",
     "RequestIdReusedError",
@@ -202,6 +222,8 @@ __all__ = [
     "SchemaMismatchError",
     "Score",
     "Served",
+    "SignatureRequiredError",
+    "SigningKey",
     "StaleRevisionError",
     "SubjectNotFoundError",
     "Suite",
@@ -215,6 +237,7 @@ __all__ = [
     "TracedToken",
     "UnavailableError",
     "UnsupportedModelError",
+    "UntrustedKeyError",
     "Verdict",
     "VerificationFailedError",
     "__version__",

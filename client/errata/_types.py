@@ -138,6 +138,9 @@ class Edit:
     suite: tuple[CheckPrompt, ...] = ()
     """Regression prompts that came with the request."""
 
+    signed_by: str = ""
+    """Name and hash of the key that signed the proposal; empty where none did."""
+
     @property
     def id(self) -> str:
         """The last part of the name, short enough to type."""
@@ -305,6 +308,7 @@ class AuditResult:
     served_digest_matches: bool
     base_digest_matches: bool
     served: Served
+    log_entries_checked: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

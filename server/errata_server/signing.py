@@ -142,7 +142,9 @@ class SigningKey:
                 field="file",
             ) from None
         except OSError as error:
-            raise InvalidInputError(f"cannot write {path}: {error.strerror}", field="file") from error
+            raise InvalidInputError(
+                f"cannot write {path}: {error.strerror}", field="file"
+            ) from error
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(f"{self.text}\n")
 

@@ -16,6 +16,7 @@ from errata.cli import (
     crawls,
     demo,
     edits,
+    evidence,
     history,
     inference,
     locators,
@@ -70,7 +71,7 @@ app = typer.Typer(
     help="Correct facts in a language model that is already serving.",
 )
 for _family in (
-    models, edits, suites, changes, history, inference, crawls, traces, locators, demo,
+    models, edits, suites, changes, history, evidence, inference, crawls, traces, locators, demo,
 ):  # fmt: skip
     app.add_typer(_family.app)
 

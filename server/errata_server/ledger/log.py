@@ -93,7 +93,7 @@ def append(
     _insert(connection, model, int(highest or 0) + 1, kind, str(key), digest)
 
 
-def _insert(  # noqa: PLR0913, PLR0917 - the columns of the row
+def _insert(
     connection: Connection, model: str, position: int, kind: LogKind, key: str, digest: str
 ) -> None:
     connection.execute(

@@ -77,9 +77,7 @@ def add(connection: Connection, new: NewSuite) -> SuiteVersion:
             body=version.body,
         )
     )
-    log.append(
-        connection, version.model, LogKind.SUITE, position, canonical.digest(version.body)
-    )
+    log.append(connection, version.model, LogKind.SUITE, position, canonical.digest(version.body))
     return version
 
 

@@ -199,7 +199,9 @@ class LedgerLog:
 def _missing(
     kind: LogKind, key: str
 ) -> EditNotFoundError | ReportNotFoundError | RevisionNotFoundError:
-    problem = f"the ledger has no {kind} {key!r}; use an id that `errata log` or `errata list` shows"
+    problem = (
+        f"the ledger has no {kind} {key!r}; use an id that `errata log` or `errata list` shows"
+    )
     match kind:
         case LogKind.EDIT:
             return EditNotFoundError(problem, edit=key)

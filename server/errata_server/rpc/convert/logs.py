@@ -7,6 +7,7 @@ from errata_server.domain.log import LogEntry, LogKind
 from errata_server.rpc.convert import names
 from errata_server.service.ledger_log import CheckpointView, ConsistencyView, InclusionView
 
+
 def logged_name(name: str, field: str) -> tuple[ModelId, LogKind, str]:
     """Model, kind and id of what ``models/*/{edits,reports,revisions}/*`` names.
 
