@@ -1,4 +1,4 @@
-"""Where the server is, how it is talked to and which keys count: arguments, then environment, then defaults.
+"""The server, how it is talked to, which keys count: arguments, then environment, then defaults.
 
 Invariant: the environment is read here and nowhere else in the client.
 """

@@ -34,18 +34,11 @@ def includes(leaf: bytes, *, index: int, size: int, hashes: Sequence[bytes], roo
     """Whether ``hashes`` prove ``leaf`` to be entry ``index`` of the log with this root."""
     if not 0 <= index < size or not _are_hashes(hashes):
         return False
-    place, last, found = index, size - 1, leaf
-    for other in hashes:
-        if last == 0:
-            return False
-        if place % 2 or place == last:
-            found = _node_hash(other, found)
-            while not place % 2 and place:
-                place, last = place >> 1, last >> 1
-        else:
-            found = _node_hash(found, other)
-        place, last = place >> 1, last >> 1
-    return last == 0 and found == root
+    sides = _sides(index, size - 1, len(hashes))
+    found = leaf
+    for left, other in zip(sides or (), hashes, strict=False):
+        found = _node_hash(other, found) if left else _node_hash(found, other)
+    return sides is not None and found == root
 
 
 def extends(
@@ -55,28 +48,34 @@ def extends(
     if not 0 <= first <= second or not _are_hashes(hashes):
         return False
     if first in {0, second}:
-        same = first_root == (second_root if first else root_of(()))
-        return same and not hashes
-    path = list(hashes)
-    if first & (first - 1) == 0:  # the first root is a node of the second tree
-        path.insert(0, first_root)
+        return not hashes and first_root == (second_root if first else root_of(()))
+    whole = first & (first - 1) == 0  # then the first root is itself a node of the second tree
+    path = [first_root, *hashes] if whole else list(hashes)
     if not path:
         return False
     place, last = first - 1, second - 1
     while place % 2:
         place, last = place >> 1, last >> 1
+    sides = _sides(place, last, len(path) - 1)
     before = after = path[0]
-    for other in path[1:]:
+    for left, other in zip(sides or (), path[1:], strict=False):
+        before = _node_hash(other, before) if left else before
+        after = _node_hash(other, after) if left else _node_hash(after, other)
+    return sides is not None and before == first_root and after == second_root
+
+
+def _sides(place: int, last: int, count: int) -> list[bool] | None:
+    """Whether each sibling on the way up stands on the left; None if they are not ``count``."""
+    sides = []
+    for _ in range(count):
         if last == 0:
-            return False
-        if place % 2 or place == last:
-            before, after = _node_hash(other, before), _node_hash(other, after)
-            while not place % 2 and place:
-                place, last = place >> 1, last >> 1
-        else:
-            after = _node_hash(after, other)
+            return None
+        left = bool(place % 2) or place == last
+        sides.append(left)
+        while left and place and not place % 2:  # a node without a sibling is its own parent
+            place, last = place >> 1, last >> 1
         place, last = place >> 1, last >> 1
-    return last == 0 and before == first_root and after == second_root
+    return sides if last == 0 else None
 
 
 def _are_hashes(hashes: Sequence[bytes]) -> bool:
