@@ -2,8 +2,9 @@
 
 Each operation works on a raw connection that errata knows nothing of, with the triggers out of
 the way, and says in words what it did. Those of `CLUMSY` leave something that does not fit
-together; those of `CONSISTENT` leave a ledger that is in order by itself, which only a ledger
-checkpoint kept elsewhere can tell from the true one.
+together, which the audit finds; those of `CONSISTENT` leave a ledger that is in order by itself,
+which only a ledger checkpoint kept elsewhere can tell from the true one. Those of `REHASHED` leave
+one or the other: a kept checkpoint finds them all.
 """
 
 import hashlib
@@ -215,7 +216,8 @@ def swap_rows(found: Hand, chooser: random.Random) -> str:
     return f"swapped two rows of {table}"
 
 
-CLUMSY: Final = (change_a_row, change_a_row_and_its_entry, drop_a_row, swap_rows)
+CLUMSY: Final = (change_a_row, drop_a_row, swap_rows)
+REHASHED: Final = (change_a_row_and_its_entry,)
 
 # Consistent: only a kept checkpoint tells ---------------------------------------------------
 
