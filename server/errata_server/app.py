@@ -267,15 +267,7 @@ def _services(
         changes=Changes(
             engine=engine, ledger=ledger, model=model, serving=serving, edits=edits, now=_now
         ),
-        history=History(
-            engine=engine,
-            ledger=ledger,
-            model=model,
-            serving=serving,
-            edits=edits,
-            log=log,
-            keys=keys,
-        ),
+        history=_history(upkeep, edits, log, keys),
         inference=Inference(engine=engine, serving=serving),
         models=Models(
             engine=engine,
@@ -300,6 +292,19 @@ def _services(
         ),
         upkeep=upkeep,
         pools=Pools(),
+    )
+
+
+def _history(upkeep: Upkeep, edits: EditReader, log: LedgerLog, keys: TrustedKeys) -> History:
+    """The history of what the upkeep looks at, with its log."""
+    return History(
+        engine=upkeep.engine,
+        ledger=upkeep.ledger,
+        model=upkeep.model,
+        serving=upkeep.serving,
+        edits=edits,
+        log=log,
+        keys=keys,
     )
 
 

@@ -163,18 +163,7 @@ def _services(
         planner=planner,
         now=_noon,
     )
-    proposals = Proposals(
-        engine=engine,
-        ledger=ledger,
-        model=MODEL,
-        serving=serving,
-        operations=operations,
-        edits=edits,
-        planner=planner,
-        suites=upkeep.suites,
-        now=_noon,
-        keys=keys,
-    )
+    proposals = _proposals(upkeep, edits, keys)
     return Services(
         engine=engine,
         log=log,
@@ -186,15 +175,7 @@ def _services(
         changes=Changes(
             engine=engine, ledger=ledger, model=MODEL, serving=serving, edits=edits, now=_noon
         ),
-        history=History(
-            engine=engine,
-            ledger=ledger,
-            model=MODEL,
-            serving=serving,
-            edits=edits,
-            log=log,
-            keys=keys,
-        ),
+        history=_history(upkeep, edits, log, keys),
         inference=Inference(engine=engine, serving=serving),
         models=Models(
             engine=engine,
@@ -216,6 +197,33 @@ def _services(
             memory_mib=TRACE_MEMORY_MIB,
         ),
         upkeep=upkeep,
+    )
+
+
+def _history(upkeep: Upkeep, edits: EditReader, log: LedgerLog, keys: TrustedKeys) -> History:
+    return History(
+        engine=upkeep.engine,
+        ledger=upkeep.ledger,
+        model=MODEL,
+        serving=upkeep.serving,
+        edits=edits,
+        log=log,
+        keys=keys,
+    )
+
+
+def _proposals(upkeep: Upkeep, edits: EditReader, keys: TrustedKeys) -> Proposals:
+    return Proposals(
+        engine=upkeep.engine,
+        ledger=upkeep.ledger,
+        model=MODEL,
+        serving=upkeep.serving,
+        operations=upkeep.operations,
+        edits=edits,
+        planner=upkeep.planner,
+        suites=upkeep.suites,
+        now=upkeep.now,
+        keys=keys,
     )
 
 
