@@ -26,6 +26,13 @@ from errata._batches import (
     ProposedEdit,
 )
 from errata._charts import Chart, ChartForm
+from errata._checkpoints import (
+    CheckpointComparison,
+    InclusionProof,
+    LedgerCheckpoint,
+    LogEntry,
+    NoteSignature,
+)
 from errata._client import Client
 from errata._crawls import Belief, Crawl, CrawlChange, CrawledRelation
 from errata._errors import (
@@ -43,6 +50,7 @@ from errata._errors import (
     InvalidFactError,
     InvalidInputError,
     InvalidPatchError,
+    InvalidSignatureError,
     LedgerCorruptError,
     LedgerUnavailableError,
     LocatorNotFoundError,
@@ -58,20 +66,24 @@ from errata._errors import (
     OverloadedError,
     PreconditionError,
     PromptTooLongError,
+    ProofError,
     ProxyNotFoundError,
     ReportNotFoundError,
     RequestIdReusedError,
     RevisionNotFoundError,
     SchemaMismatchError,
+    SignatureRequiredError,
     StaleRevisionError,
     SubjectNotFoundError,
     SuiteNotFoundError,
     UnavailableError,
     UnsupportedModelError,
+    UntrustedKeyError,
     VerificationFailedError,
 )
 from errata._generation import AsyncGeneration, Generation
 from errata._health import CheckedEdit, LayerHealth, LiveVerification, ModelHealth
+from errata._keys import PublicKey, SigningKey
 from errata._locations import Location, Locator, LocatorOption
 from errata._operations import AsyncOperation, Operation
 from errata._proxies import LabelledText, Proxy
@@ -139,6 +151,7 @@ __all__ = [
     "Check",
     "CheckPrompt",
     "CheckedEdit",
+    "CheckpointComparison",
     "Client",
     "Composition",
     "Corruption",
@@ -159,12 +172,15 @@ __all__ = [
     "FailedProposal",
     "Finding",
     "Generation",
+    "InclusionProof",
     "InternalError",
     "InvalidFactError",
     "InvalidInputError",
     "InvalidPatchError",
+    "InvalidSignatureError",
     "LabelledText",
     "LayerHealth",
+    "LedgerCheckpoint",
     "LedgerCorruptError",
     "LedgerUnavailableError",
     "LiveVerification",
@@ -172,6 +188,7 @@ __all__ = [
     "Locator",
     "LocatorNotFoundError",
     "LocatorOption",
+    "LogEntry",
     "MissingExtraError",
     "Model",
     "ModelHealth",
@@ -182,6 +199,7 @@ __all__ = [
     "NotAppliedError",
     "NotCalibratedError",
     "NotFoundError",
+    "NoteSignature",
     "Operation",
     "OperationInterruptedError",
     "OperationNotFoundError",
@@ -193,12 +211,14 @@ __all__ = [
     "Progress",
     "PromptScore",
     "PromptTooLongError",
+    "ProofError",
     "Proposal",
     "ProposedBatch",
     "ProposedEdit",
     "Provenance",
     "Proxy",
     "ProxyNotFoundError",
+    "PublicKey",
     "Report",
     "ReportNotFoundError",
     "RequestIdReusedError",
@@ -208,6 +228,8 @@ __all__ = [
     "SchemaMismatchError",
     "Score",
     "Served",
+    "SignatureRequiredError",
+    "SigningKey",
     "StaleRevisionError",
     "SubjectNotFoundError",
     "Suite",
@@ -221,6 +243,7 @@ __all__ = [
     "TracedToken",
     "UnavailableError",
     "UnsupportedModelError",
+    "UntrustedKeyError",
     "Verdict",
     "VerificationFailedError",
     "__version__",

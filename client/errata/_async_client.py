@@ -27,6 +27,7 @@ from errata._batches import EditProposal, ProposedBatch
 from errata._calls import Call, EditReference, Scope
 from errata._config import CHANNEL_OPTIONS, Config
 from errata._crawls import Crawl
+from errata._evidence import AsyncEvidenceMethods
 from errata._generation import AsyncGeneration
 from errata._health import LiveVerification, ModelHealth
 from errata._locations import Location, Locator
@@ -60,7 +61,7 @@ from errata._traces import CausalTrace
 T = TypeVar("T")
 
 
-class AsyncClient:
+class AsyncClient(AsyncEvidenceMethods):
     """As `Client`, for asyncio: make it inside a running event loop.
 
     Await what returns a value, iterate with ``async for`` over what returns an iterator::
@@ -325,7 +326,9 @@ class AsyncClient:
     async def _scope(self, call: Call[Any, Any]) -> Scope:
         if call.needs_model and not self._model:
             self._model = only_model([model async for model in self.models()])
-        return Scope(model=self._model, actor=self._config.actor)
+        key = call.signing_key(self._config.proposer_key)
+        base = (await self.model()).digest if key else ""
+        return Scope(model=self._model, actor=self._config.actor, base=base, proposer_key=key)
 
     async def _run(self, call: Call[Any, T]) -> T:
         request = call.request(await self._scope(call))

@@ -7,8 +7,9 @@ from google.longrunning import operations_pb2
 
 from errata import _batch_messages as batch_messages
 from errata import _operation_status as operation_status
+from errata import _signing
 from errata._batches import EditProposal, ProposedBatch
-from errata._calls import Call
+from errata._calls import Call, Scope
 from errata._operation_status import OperationStatus
 from errata._options import BatchOptions, named
 from errata.v1 import edits_pb2
@@ -20,10 +21,9 @@ def propose_edits(
 ) -> Call[operations_pb2.Operation, OperationStatus[ProposedBatch]]:
     """Start to compute many patches and to check them."""
     listed = [batch_messages.proposal_message(proposal) for proposal in proposals]
-    return Call(
-        method="/errata.v1.EditService/ProposeEdits",
-        reply=operations_pb2.Operation,
-        build=lambda scope: edits_pb2.ProposeEditsRequest(
+
+    def build(scope: Scope) -> edits_pb2.ProposeEditsRequest:
+        request = edits_pb2.ProposeEditsRequest(
             parent=scope.model,
             proposals=listed,
             reason=options.get("reason", ""),
@@ -31,6 +31,16 @@ def propose_edits(
             batch=options.get("batch", ""),
             together=options.get("together", False),
             **scope.signature(options),
-        ),
+        )
+        if scope.proposer_key is not None:
+            _signing.sign_batch(request, scope.base, scope.proposer_key)
+        return request
+
+    return Call(
+        method="/errata.v1.EditService/ProposeEdits",
+        reply=operations_pb2.Operation,
+        build=build,
         parse=operation_status.parse,
+        signs=True,
+        proposer_key=options.get("proposer_key", ""),
     )

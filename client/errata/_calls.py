@@ -8,6 +8,7 @@ the id.
 import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Generic, TypeVar, Unpack
 
 from google.longrunning import operations_pb2
@@ -16,8 +17,10 @@ from google.protobuf.message import Message
 
 from errata import _messages as messages
 from errata import _operation_status as operation_status
+from errata import _signing
 from errata import _types as types
 from errata._errors import InvalidInputError
+from errata._keys import SigningKey
 from errata._operation_status import OperationStatus
 from errata._options import (
     ApplyOptions,
@@ -54,6 +57,11 @@ class Scope:
     """``models/*``; empty for calls that need none."""
 
     actor: str
+    base: str = ""
+    """The digest of the checkpoint the model was loaded from, where the call is signed."""
+
+    proposer_key: SigningKey | None = None
+    """What the call is signed with, if it is."""
 
     def name(self, collection: str, reference: str) -> str:
         """The full name of a resource given by its id or already by its full name.
@@ -98,6 +106,21 @@ class Call(Generic[Reply, Result]):
     build: Callable[[Scope], Message]
     parse: Callable[[Reply], Result]
     needs_model: bool = True
+    signs: bool = False
+    """Whether a proposer's key signs it, where there is one."""
+
+    proposer_key: str | Path = ""
+    """The key's file, where the call names one itself."""
+
+    def signing_key(self, default: Path | None) -> SigningKey | None:
+        """What this call is signed with.
+
+        Raises:
+            InvalidInputError: the file holds no private key.
+            MissingExtraError: ``cryptography`` is not installed.
+        """
+        path = (self.proposer_key or default) if self.signs else None
+        return SigningKey.read(path) if path else None
 
     def request(self, scope: Scope) -> Message:
         """What is sent.
@@ -132,6 +155,8 @@ def propose(
         reply=operations_pb2.Operation,
         build=_propose_request(subject, facts, options, validate_only=False),
         parse=operation_status.parse,
+        signs=True,
+        proposer_key=options.get("proposer_key", ""),
     )
 
 
@@ -145,6 +170,8 @@ def validate(
         reply=operations_pb2.Operation,
         build=_propose_request(subject, facts, options, validate_only=True),
         parse=operation_status.parse,
+        signs=True,
+        proposer_key=options.get("proposer_key", ""),
     )
 
 
@@ -160,19 +187,27 @@ def _propose_request(
     neighbours = tuple(options.get("neighbours", ()))
     suite = tuple(options.get("suite", ()))
     aliases = tuple(options.get("aliases", ()))
-    return lambda scope: edits_pb2.ProposeEditRequest(
-        parent=scope.model,
-        subject=subject,
-        facts=[messages.fact_message(fact) for fact in listed],
-        paraphrases=[messages.prompt_message(prompt) for prompt in paraphrases],
-        neighbours=[messages.prompt_message(prompt) for prompt in neighbours],
-        suite=[messages.prompt_message(prompt) for prompt in suite],
-        aliases=aliases,
-        reason=options.get("reason", ""),
-        ticket=options.get("ticket", ""),
-        validate_only=validate_only,
-        **scope.signature(options),
-    )
+
+    def build(scope: Scope) -> edits_pb2.ProposeEditRequest:
+        request = edits_pb2.ProposeEditRequest(
+            parent=scope.model,
+            subject=subject,
+            facts=[messages.fact_message(fact) for fact in listed],
+            paraphrases=[messages.prompt_message(prompt) for prompt in paraphrases],
+            neighbours=[messages.prompt_message(prompt) for prompt in neighbours],
+            suite=[messages.prompt_message(prompt) for prompt in suite],
+            aliases=aliases,
+            reason=options.get("reason", ""),
+            ticket=options.get("ticket", ""),
+            validate_only=validate_only,
+            signature=None,
+            **scope.signature(options),
+        )
+        if scope.proposer_key is not None:
+            _signing.sign(request, scope.base, scope.proposer_key)
+        return request
+
+    return build
 
 
 @named

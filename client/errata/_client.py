@@ -28,6 +28,7 @@ from errata._batches import EditProposal, ProposedBatch
 from errata._calls import Call, EditReference, Scope
 from errata._config import CHANNEL_OPTIONS, Config
 from errata._crawls import Crawl
+from errata._evidence import EvidenceMethods
 from errata._generation import Generation
 from errata._health import LiveVerification, ModelHealth
 from errata._locations import Location, Locator
@@ -61,7 +62,7 @@ from errata._traces import CausalTrace
 T = TypeVar("T")
 
 
-class Client:
+class Client(EvidenceMethods):
     """A connection to one errata server, for one model.
 
     Args:
@@ -433,7 +434,9 @@ class Client:
     def _scope(self, call: Call[Any, Any]) -> Scope:
         if call.needs_model and not self._model:
             self._model = only_model(self.models())
-        return Scope(model=self._model, actor=self._config.actor)
+        key = call.signing_key(self._config.proposer_key)
+        base = self.model().digest if key else ""
+        return Scope(model=self._model, actor=self._config.actor, base=base, proposer_key=key)
 
     def _run(self, call: Call[Any, T]) -> T:
         request = call.request(self._scope(call))

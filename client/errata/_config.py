@@ -1,4 +1,4 @@
-"""Where the server is and how it is talked to: arguments, then environment, then defaults.
+"""The server, how it is talked to, which keys count: arguments, then environment, then defaults.
 
 Invariant: the environment is read here and nowhere else in the client.
 """
@@ -7,7 +7,8 @@ import getpass
 import json
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final, Self
 
 from errata._errors import InvalidInputError
@@ -49,6 +50,12 @@ CHANNEL_OPTIONS: Final[list[tuple[str, Any]]] = [
 ]
 
 
+def _path(variable: str) -> Path | None:
+    """The file a variable names, if it names one."""
+    named = os.environ.get(variable)
+    return Path(named) if named else None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """How a client reaches its server, and in whose name it speaks."""
@@ -56,6 +63,11 @@ class Config:
     address: str
     timeout: float
     actor: str
+    proposer_key: Path | None = field(default_factory=lambda: _path("ERRATA_PROPOSER_KEY"))
+    """The private key that signs proposals; they are not signed where there is none."""
+
+    checkpoint_keys: Path | None = field(default_factory=lambda: _path("ERRATA_CHECKPOINT_KEYS"))
+    """The public keys of which one must have signed a ledger checkpoint."""
 
     @classmethod
     def resolve(cls, *, address: str | None, timeout: float | None, actor: str | None) -> Self:
@@ -73,6 +85,11 @@ class Config:
         if not seconds > 0:
             raise InvalidInputError("the timeout must be above 0 seconds", {"field": "timeout"})
         return cls(address=chosen, timeout=seconds, actor=actor or default_actor())
+
+
+def checkpoint_file() -> Path | None:
+    """``ERRATA_CHECKPOINT_FILE``: where the command line keeps a ledger checkpoint."""
+    return _path("ERRATA_CHECKPOINT_FILE")
 
 
 def default_actor() -> str:

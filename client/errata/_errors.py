@@ -8,7 +8,8 @@
     |   |-- SubjectNotFoundError
     |   |-- PromptTooLongError
     |   |-- AlreadyTrueError
-    |   `-- InvalidPatchError
+    |   |-- InvalidPatchError
+    |   `-- InvalidSignatureError
     |-- NotFoundError                use a name that exists
     |   |-- ModelNotFoundError
     |   |-- EditNotFoundError
@@ -31,6 +32,8 @@
     |   |-- NoEffectError
     |   |-- NotCalibratedError
     |   |-- ModelMismatchError
+    |   |-- UntrustedKeyError
+    |   |-- SignatureRequiredError
     |   `-- SchemaMismatchError
     |-- UnsupportedModelError        use a checkpoint errata can edit
     |-- UnavailableError             retry after a while
@@ -39,6 +42,7 @@
     |-- CancelledError               the caller asked for it
     |-- OperationInterruptedError    ask for it again under a new request id
     |-- LedgerCorruptError           stop and run the audit
+    |-- ProofError                   trust nothing the server says of its log
     |-- DeadlineError                wait longer, or ask for less
     |-- MissingExtraError            install what pictures and arrays need
     `-- InternalError                report it
@@ -102,6 +106,12 @@ class InvalidPatchError(InvalidInputError):
     """The artifact's tensors are not what they must be for this model."""
 
     reason = "INVALID_PATCH"
+
+
+class InvalidSignatureError(InvalidInputError):
+    """The proposer's signature is not one over what the proposal asks for."""
+
+    reason = "INVALID_SIGNATURE"
 
 
 class NotFoundError(ErrataError):
@@ -236,6 +246,18 @@ class ModelMismatchError(PreconditionError):
     reason = "MODEL_MISMATCH"
 
 
+class UntrustedKeyError(PreconditionError):
+    """The proposal is signed by a key the server does not trust."""
+
+    reason = "UNTRUSTED_KEY"
+
+
+class SignatureRequiredError(PreconditionError):
+    """The proposal is not signed, and the server takes none but signed ones."""
+
+    reason = "SIGNATURE_REQUIRED"
+
+
 class SchemaMismatchError(PreconditionError):
     """The ledger's schema is not the one the server knows."""
 
@@ -284,6 +306,12 @@ class LedgerCorruptError(ErrataError):
     reason = "LEDGER_CORRUPT"
 
 
+class ProofError(ErrataError):
+    """What the server sent does not prove what it is said to prove."""
+
+    reason = "PROOF_INVALID"
+
+
 class DeadlineError(ErrataError):
     """The answer did not come in time."""
 
@@ -311,10 +339,9 @@ def _tree(root: type[ErrataError]) -> Iterable[type[ErrataError]]:
 BY_REASON: Final[dict[str, type[ErrataError]]] = {
     error.reason: error
     for error in _tree(ErrataError)
-    if error not in {DeadlineError, MissingExtraError}
+    if error not in {DeadlineError, MissingExtraError, ProofError}
 }
-"""All but `DeadlineError`, which the client's own clock makes, and `MissingExtraError`, which its
-own installation does."""
+"""All but what the client finds out itself: by its clock, in its installation, from a proof."""
 
 _BY_CODE: Final[dict[int, type[ErrataError]]] = {
     code_pb2.CANCELLED: CancelledError,

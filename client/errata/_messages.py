@@ -90,6 +90,7 @@ def edit(message: types_pb2.Edit) -> types.Edit:
         superseded_by=short(message.superseded_by),
         suite=tuple(prompt(p) for p in message.suite),
         aliases=tuple(message.aliases),
+        signed_by=message.signature.key,
     )
 
 
@@ -252,6 +253,7 @@ def audit(message: ledger_pb2.AuditLedgerResponse) -> types.AuditResult:
         served_digest_matches=message.served_digest_matches,
         base_digest_matches=message.base_digest_matches,
         served=served(message.served),
+        log_entries_checked=message.log_entries_checked,
     )
 
 

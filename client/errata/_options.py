@@ -7,6 +7,7 @@ calls do: a misspelt option must not be passed over.
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
+from pathlib import Path
 from typing import ParamSpec, TypedDict, TypeVar, get_args
 
 from errata._errors import InvalidInputError
@@ -55,7 +56,14 @@ class MutationOptions(TypedDict, total=False):
     """Makes the call idempotent; made up where not given, and kept over retries."""
 
 
-class ProposeOptions(MutationOptions, total=False):
+class SignedOptions(MutationOptions, total=False):
+    """What may go with a request that a key may sign."""
+
+    proposer_key: str | Path
+    """File of the private key it is signed with; else ``ERRATA_PROPOSER_KEY``, else unsigned."""
+
+
+class ProposeOptions(SignedOptions, total=False):
     """What may go with a proposal."""
 
     paraphrases: Iterable[CheckPrompt]
@@ -74,7 +82,7 @@ class ProposeOptions(MutationOptions, total=False):
     ticket: str
 
 
-class BatchOptions(MutationOptions, total=False):
+class BatchOptions(SignedOptions, total=False):
     """What may go with a batch of proposals."""
 
     batch: str

@@ -142,6 +142,9 @@ class Edit:
     aliases: tuple[str, ...] = ()
     """Other names of the subject that the edit knows."""
 
+    signed_by: str = ""
+    """Name and hash of the key that signed the proposal; empty where none did."""
+
     @property
     def id(self) -> str:
         """The last part of the name, short enough to type."""
@@ -320,6 +323,7 @@ class AuditResult:
     served_digest_matches: bool
     base_digest_matches: bool
     served: Served
+    log_entries_checked: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""``errata-server``: serve, migrate, calibrate, moments. Arguments and exit codes only.
+"""``errata-server``: serve, migrate, calibrate, moments, keygen. Arguments and exit codes only.
 
 Exit codes: 0 done, 1 failed with one sentence on standard error, 2 wrong usage.
 """
@@ -27,6 +27,7 @@ from errata_server.config import Settings, load_settings
 from errata_server.domain import operations
 from errata_server.domain.errors import ErrataError, InvalidInputError
 from errata_server.ledger.migrate import migrate as migrate_ledger
+from errata_server.signing import SigningKey
 from errata_server.version import VERSION
 
 FAILED: Final = 1
@@ -59,6 +60,16 @@ TextsFile = Annotated[
 ]
 Policy = Annotated[Path | None, typer.Option(help="JSON file of the checks' thresholds.")]
 Cache = Annotated[Path | None, typer.Option(help="Folder for second moments.")]
+SigningKeyFile = Annotated[
+    Path | None, typer.Option("--signing-key", help="Private key that signs ledger checkpoints.")
+]
+TrustedKeysFile = Annotated[
+    Path | None, typer.Option("--trusted-keys", help="Public keys of proposers, one a line.")
+]
+RequireSignatures = Annotated[
+    bool | None,
+    typer.Option("--require-signatures", help="Refuse proposals no trusted key has signed."),
+]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 ...")]
 Dtype = Annotated[str | None, typer.Option(help="auto, float32, float16 or bfloat16.")]
 
@@ -96,6 +107,9 @@ def serve(
     trace_memory_mib: Annotated[
         int | None, typer.Option(help="Most memory a trace may take, in MiB.")
     ] = None,
+    signing_key: SigningKeyFile = None,
+    trusted_keys: TrustedKeysFile = None,
+    require_signatures: RequireSignatures = None,
     ready_file: Annotated[
         Path | None, typer.Option(help="Write addresses and process id here once ready.")
     ] = None,
@@ -157,6 +171,19 @@ def moments(
     with _one_sentence(), _progress() as report:
         tokens = app.collect_moments(settings, report)
     typer.echo(f"{tokens} tokens in {settings.cache}")
+
+
+@cli.command()
+def keygen(
+    *,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Where the private key goes.")],
+    name: Annotated[str, typer.Option(help="Whose key it is, as signatures name it.")] = "errata",
+) -> None:
+    """Make an Ed25519 key: the private one into FILE, the public one to standard output."""
+    with _one_sentence():
+        key = SigningKey.generate(name)
+        key.write(file)
+    typer.echo(str(key.public))
 
 
 @cli.command()

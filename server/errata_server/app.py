@@ -47,6 +47,7 @@ from errata_server.service.changes import Changes
 from errata_server.service.edits import EditReader
 from errata_server.service.history import History
 from errata_server.service.inference import Inference
+from errata_server.service.ledger_log import LedgerLog
 from errata_server.service.models import Models
 from errata_server.service.operations import Operations
 from errata_server.service.plans import Planner
@@ -55,6 +56,7 @@ from errata_server.service.proposals import Proposals
 from errata_server.service.serving import Serving
 from errata_server.service.traces import Traces
 from errata_server.service.upkeep import Upkeep
+from errata_server.signing import SigningKey, TrustedKeys
 from errata_server.version import VERSION
 
 LOOPBACK: Final = "127.0.0.1"
@@ -254,19 +256,23 @@ def _services(
         planner=planner,
         now=_now,
     )
-    proposals = _proposals(upkeep, edits)
+    keys = TrustedKeys.read(settings.trusted_keys, required=settings.require_signatures)
+    signing = None if settings.signing_key is None else SigningKey.read(settings.signing_key)
+    log = LedgerLog(ledger=ledger, model=model, base=engine.describe().digest, key=signing)
+    proposals = _proposals(upkeep, edits, keys)
     changes = Changes(
         engine=engine, ledger=ledger, model=model, serving=serving, edits=edits, now=_now
     )
     return Services(
         model=model,
+        log=log,
         proposals=proposals,
         batches=Batches(proposals=proposals),
         changes=changes,
         branches=Branches(
             ledger=ledger, model=model, serving=serving, edits=edits, changes=changes
         ),
-        history=History(engine=engine, ledger=ledger, model=model, serving=serving, edits=edits),
+        history=_history(upkeep, edits, log, keys),
         inference=Inference(engine=engine, serving=serving),
         models=Models(
             engine=engine,
@@ -294,7 +300,20 @@ def _services(
     )
 
 
-def _proposals(upkeep: Upkeep, edits: EditReader) -> Proposals:
+def _history(upkeep: Upkeep, edits: EditReader, log: LedgerLog, keys: TrustedKeys) -> History:
+    """The history of what the upkeep looks at, with its log."""
+    return History(
+        engine=upkeep.engine,
+        ledger=upkeep.ledger,
+        model=upkeep.model,
+        serving=upkeep.serving,
+        edits=edits,
+        log=log,
+        keys=keys,
+    )
+
+
+def _proposals(upkeep: Upkeep, edits: EditReader, keys: TrustedKeys) -> Proposals:
     """Proposals over what the upkeep looks at, judged by its suites."""
     return Proposals(
         engine=upkeep.engine,
@@ -306,6 +325,7 @@ def _proposals(upkeep: Upkeep, edits: EditReader) -> Proposals:
         planner=upkeep.planner,
         suites=upkeep.suites,
         now=upkeep.now,
+        keys=keys,
     )
 
 

@@ -78,6 +78,15 @@ class Settings(BaseSettings):
     trace_memory_mib: int = Field(default=1_024, ge=1, le=1_048_576)
     """Most memory a trace's cells in flight may take; what a request gets that asks for none."""
 
+    signing_key: Path | None = None
+    """Private key that signs ledger checkpoints; they are unsigned where unset."""
+
+    trusted_keys: Path | None = None
+    """Public keys of proposers, one a line; ``retired`` before one takes nothing new from it."""
+
+    require_signatures: bool = False
+    """Refuse proposals that no trusted key has signed."""
+
     ready_file: Path | None = None
     """Written once the server is ready, with its addresses and process id."""
 
@@ -110,6 +119,15 @@ class Settings(BaseSettings):
             raise ValueError(
                 "listen opens the server to other machines without encryption or "
                 "authentication; listen on 127.0.0.1, or say insecure if the network is trusted"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _some_key_may_sign(self) -> Self:
+        if self.require_signatures and self.trusted_keys is None:
+            raise ValueError(
+                "require_signatures refuses every proposal without keys to trust; name a file of "
+                "public keys with trusted_keys"
             )
         return self
 

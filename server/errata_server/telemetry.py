@@ -111,6 +111,7 @@ _LIVE = _gauge("errata_live_edits", "Edits acting on the served model.")
 _APPLIED = _gauge("errata_applied_edits", "Edits applied on main, superseded ones included.")
 _HEAD = _gauge("errata_head_sequence", "Sequence of main's head in the ledger.")
 _SERVED = _gauge("errata_served_sequence", "Sequence of the revision this server answers with.")
+_LOG = _gauge("errata_log_entries", "Entries of the log when it was last read.")
 _DRIFT = _gauge("errata_drift_ratio", "Perplexity of fixed texts, served over base.")
 _HEALTH = _gauge("errata_health_status", "0 well, 1 retrain soon, 2 hurt.")
 _LAYER_EDITS = _gauge("errata_layer_live_edits", "Live edits of a layer.", ("layer",))
@@ -170,6 +171,11 @@ def set_ledger(*, live: int, applied: int, head: int, served: int) -> None:
     _APPLIED.set(applied)
     _HEAD.set(head)
     _SERVED.set(served)
+
+
+def observe_log(entries: int) -> None:
+    """Record how long the log is."""
+    _LOG.set(entries)
 
 
 def observe_health(health: Health) -> None:

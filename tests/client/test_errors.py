@@ -48,6 +48,7 @@ def test_both_trees_have_the_same_shape():
         "InternalError",
         "MissingExtraError",
         "OperationInterruptedError",
+        "ProofError",
     }
     assert {name: base for name, base in ours.items() if name not in client_side} == theirs
 

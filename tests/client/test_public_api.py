@@ -7,25 +7,36 @@ from pathlib import Path
 import pytest
 
 import errata
-from errata import _averages, _charts, _locations, _proxies, _trace_types, _traces, _types
+from errata import (
+    _averages,
+    _charts,
+    _checkpoints,
+    _locations,
+    _proxies,
+    _trace_types,
+    _traces,
+    _types,
+)
 
 PUBLIC = """
 AlreadyAppliedError AlreadyTrueError Answer Approval ApprovalRequiredError AsyncClient
 AsyncGeneration AsyncOperation AuditResult AverageTrace Belief Branch BranchExistsError
-BranchNotFoundError CancelledError CausalTrace Change Chart ChartForm Check CheckPrompt CheckedEdit
-Client Composition Corruption Crawl CrawlChange CrawledRelation DeadlineError Diff DivergedError
-DroppedFact Edit EditNotFoundError EditProposal EditState EffectCurve ErrataError Fact
-FailedProposal Finding Generation InternalError InvalidFactError InvalidInputError
-InvalidPatchError LabelledText LayerHealth LedgerCorruptError LedgerUnavailableError
-LiveVerification Location Locator LocatorNotFoundError LocatorOption MissingExtraError Model
-ModelHealth ModelMismatchError ModelNotFoundError NearSubjects NoEffectError NotAppliedError
-NotCalibratedError NotFoundError Operation OperationInterruptedError OperationNotFoundError
-OverloadedError PatchSummary Peak PreconditionError Profile Progress PromptScore PromptTooLongError
-Proposal ProposedBatch ProposedEdit Provenance Proxy ProxyNotFoundError Report ReportNotFoundError
-RequestIdReusedError Revision RevisionKind RevisionNotFoundError SchemaMismatchError Score Served
+BranchNotFoundError CancelledError CausalTrace Change Chart ChartForm Check CheckPrompt
+CheckedEdit CheckpointComparison Client Composition Corruption Crawl CrawlChange CrawledRelation
+DeadlineError Diff DivergedError DroppedFact Edit EditNotFoundError EditProposal EditState
+EffectCurve ErrataError Fact FailedProposal Finding Generation InclusionProof InternalError
+InvalidFactError InvalidInputError InvalidPatchError InvalidSignatureError LabelledText
+LayerHealth LedgerCheckpoint LedgerCorruptError LedgerUnavailableError LiveVerification Location
+Locator LocatorNotFoundError LocatorOption LogEntry MissingExtraError Model ModelHealth
+ModelMismatchError ModelNotFoundError NearSubjects NoEffectError NotAppliedError
+NotCalibratedError NotFoundError NoteSignature Operation OperationInterruptedError
+OperationNotFoundError OverloadedError PatchSummary Peak PreconditionError Profile Progress
+PromptScore PromptTooLongError ProofError Proposal ProposedBatch ProposedEdit Provenance Proxy
+ProxyNotFoundError PublicKey Report ReportNotFoundError RequestIdReusedError Revision RevisionKind
+RevisionNotFoundError SchemaMismatchError Score Served SignatureRequiredError SigningKey
 StaleRevisionError SubjectNotFoundError Suite SuiteNotFoundError TokenRole TraceDifference
 TraceGrid TraceKind TraceMetric TracedFact TracedToken UnavailableError UnsupportedModelError
-Verdict VerificationFailedError __version__
+UntrustedKeyError Verdict VerificationFailedError __version__
 """.split()  # noqa: SIM905 - names read better without quotes
 
 
@@ -89,7 +100,16 @@ def test_results_are_frozen():
 
 
 def test_every_result_type_is_public():
-    modules = (_averages, _charts, _locations, _proxies, _trace_types, _traces, _types)
+    modules = (
+        _averages,
+        _charts,
+        _checkpoints,
+        _locations,
+        _proxies,
+        _trace_types,
+        _traces,
+        _types,
+    )
     unlisted = {
         name
         for module in modules

@@ -6,7 +6,7 @@ import sys
 from tests.contract.sources import ROOT
 
 HEAVY = (
-    "alembic", "errata_server", "huggingface_hub", "matplotlib", "numpy", "pandas",
+    "alembic", "cryptography", "errata_server", "huggingface_hub", "matplotlib", "numpy", "pandas",
     "prometheus_client", "pydantic", "safetensors", "scipy", "sklearn", "sqlalchemy",
     "statsmodels", "structlog", "torch", "transformers",
 )  # fmt: skip

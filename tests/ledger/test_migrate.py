@@ -1,5 +1,6 @@
 """Migrations: up, down, in step with the tables, and safe to run twice at once."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import inspect, text
 
+from benchmarks.tampering import Hand, back_up
 from errata_server.domain.errors import InvalidInputError, SchemaMismatchError
 from errata_server.domain.ids import BranchName
 from errata_server.ledger import schema
@@ -18,7 +20,7 @@ from errata_server.ledger.ledger import Ledger
 from errata_server.ledger.migrate import migrate
 from errata_server.ledger.tables import metadata
 from tests.support import MODEL
-from tests.support.databases import SQLITE_ONLY
+from tests.support.databases import SQLITE_ONLY, row_count
 from tests.support.histories import Chronicler
 from tests.support.tampering import raw_connection
 
@@ -75,32 +77,95 @@ def test_each_migration_goes_up_and_down_and_up_again(alembic):
     assert alembic(command.upgrade, "head") == set(metadata.tables)
 
 
-def test_a_history_of_the_first_schema_is_upgraded_as_it_is(alembic, empty_url, empty_database):
-    alembic(command.upgrade, "0001")
-    chronicler = Chronicler(Ledger(empty_database))
-    applied = chronicler.apply(chronicler.propose())
+FIRST_TABLES = (
+    "artifacts",
+    "models",
+    "profiles",
+    "edits",
+    "reports",
+    "approvals",
+    "revisions",
+    "revision_edits",
+    "branches",
+)
+"""The first schema's, each after those it refers to."""
 
+
+@pytest.fixture
+def history_of_the_first_schema(alembic, empty_url, migrated_sqlite, tmp_path):
+    """Three revisions in a database of the first schema, as a server of then left them."""
+    path = tmp_path / "elsewhere.db"
+    shutil.copy(migrated_sqlite, path)
+    elsewhere = Database(f"sqlite:///{path}")
+    chronicler = Chronicler(Ledger(elsewhere))
+    stored = chronicler.propose()
+    chronicler.approve(stored, "a-1")
+    chronicler.apply(stored)
+    chronicler.apply(chronicler.propose("Louvre"))
+    elsewhere.close()
+    alembic(command.upgrade, "0001")
+    backup = back_up(f"sqlite:///{path}")
+    connection = raw_connection(empty_url)
+    hand = Hand(connection=connection)
+    for table in FIRST_TABLES:
+        for row in sorted(backup[table], key=lambda row: row.get("sequence", 0)):
+            hand.insert(table, row)
+    connection.close()
+
+
+def test_a_history_of_the_first_schema_is_upgraded_as_it_is(
+    history_of_the_first_schema, empty_url, empty_database
+):
     assert migrate(empty_url) is True
 
     empty_database.check_schema()
-    assert chronicler.head() == applied.id
-    stored = chronicler.add_suite("capitals", "the Space Needle stands in")
-    assert chronicler.ledger.suites(MODEL) == [stored]
-    assert chronicler.ledger.audit(MODEL).clean
+    ledger = Ledger(empty_database)
+    assert ledger.head(MODEL).sequence == 2
+    assert ledger.audit(MODEL).findings == ()
+    stored = Chronicler(ledger).add_suite("capitals", "the Space Needle stands in")
+    assert ledger.suites(MODEL) == [stored]
+    assert ledger.audit(MODEL).clean
 
 
-def test_a_downgrade_does_not_drop_suites(ledger_url, chronicler):
-    stored = chronicler.add_suite("capitals", "the Space Needle stands in")
+def test_rows_that_were_there_before_the_log_get_their_entries_in_a_fixed_order(
+    history_of_the_first_schema, empty_url, empty_database
+):
+    migrate(empty_url)
+
+    entries = Ledger(empty_database).log.verified(MODEL, 0)
+    assert [entry.position for entry in entries] == list(range(10))
+    assert [entry.kind for entry in entries] == [
+        "model", "profile", "edit", "edit", "report", "report", "approval",
+        "revision", "revision", "revision",
+    ]  # fmt: skip
+
+
+def test_a_downgrade_does_not_drop_a_log(ledger_url, chronicler):
     engine = ledger_engine(ledger_url)
     config = schema.alembic_config()
 
     with engine.connect() as connection:
         config.attributes["connection"] = connection
-        with pytest.raises(RuntimeError, match="suites that were stored"):
-            command.downgrade(config, "0001")
+        with pytest.raises(RuntimeError, match="a log that has begun"):
+            command.downgrade(config, "0002")
     engine.dispose()
 
-    assert chronicler.ledger.suites(MODEL) == [stored]
+    assert chronicler.ledger.audit(MODEL).clean
+
+
+def test_a_downgrade_does_not_drop_suites(alembic, empty_url, empty_database):
+    alembic(command.upgrade, "0002")
+    connection = raw_connection(empty_url)
+    hand = Hand(connection=connection)
+    digest = "0" * 64
+    hand.insert("models", {"id": "m", "digest": digest, "body_digest": digest, "body": b"{}"})
+    hand.insert("artifacts", {"digest": digest, "payload": b"{}"})
+    suite = {"model": "m", "position": 0, "name": "capitals", "version": 1, "artifact": digest}
+    hand.insert("suites", suite | {"request_id": "r", "digest": digest, "body": b"{}"})
+    connection.close()
+
+    with pytest.raises(RuntimeError, match="suites that were stored"):
+        alembic(command.downgrade, "0001")
 
 
 def test_a_downgrade_does_not_hide_branches(ledger_url, chronicler):
@@ -220,17 +285,13 @@ def test_a_server_refuses_an_older_schema(database, monkeypatch):
         database.check_schema()
 
 
-def test_a_ledger_with_history_is_not_dropped_by_a_downgrade(chronicler, ledger_url):
-    engine = ledger_engine(ledger_url)
-    config = schema.alembic_config()
+def test_a_ledger_with_history_is_not_dropped_by_a_downgrade(
+    history_of_the_first_schema, alembic, empty_url
+):
+    with pytest.raises(RuntimeError, match="ledger with history"):
+        alembic(command.downgrade, "base")
 
-    with engine.connect() as connection:
-        config.attributes["connection"] = connection
-        with pytest.raises(RuntimeError, match="ledger with history"):
-            command.downgrade(config, "base")
-    engine.dispose()
-
-    assert chronicler.head()
+    assert row_count(empty_url, "revisions") == 3
 
 
 def test_the_installed_package_brings_its_migrations(tmp_path, monkeypatch):

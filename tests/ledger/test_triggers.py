@@ -20,6 +20,7 @@ INSERT_ONLY = {
     "revisions": "kind",
     "revision_edits": "edit",
     "suites": "name",
+    "log_entries": "key",
 }
 
 
@@ -132,6 +133,20 @@ def test_a_suite_s_version_must_be_the_next(sql):
             sql(copy.format(position=1, name=name, version=version))
 
     sql(copy.format(position=1, name="capitals", version=2))
+
+
+def test_a_log_entry_s_position_must_be_the_next(sql):
+    (last,) = sql("SELECT MAX(position) FROM log_entries").fetchone()
+    entry = (
+        "INSERT INTO log_entries (model, position, kind, key, digest) "
+        f"SELECT model, {{}}, 'edit', 'another', digest FROM log_entries WHERE position = {last}"
+    )
+
+    for position in (0, last, last + 2):
+        with pytest.raises((*REFUSALS, psycopg.errors.IntegrityError)):
+            sql(entry.format(position))
+
+    sql(entry.format(last + 1))
 
 
 @POSTGRESQL_ONLY

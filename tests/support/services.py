@@ -22,6 +22,7 @@ from errata_server.service.changes import Changes
 from errata_server.service.edits import EditReader
 from errata_server.service.history import History
 from errata_server.service.inference import Inference
+from errata_server.service.ledger_log import LedgerLog
 from errata_server.service.models import Models
 from errata_server.service.operations import Operations
 from errata_server.service.plans import Planner
@@ -29,6 +30,7 @@ from errata_server.service.proposals import Proposals
 from errata_server.service.serving import Serving
 from errata_server.service.traces import Traces
 from errata_server.service.upkeep import Upkeep
+from errata_server.signing import SigningKey, TrustedKeys
 from tests.support import MODEL, NOON, edit_request, known_facts
 from tests.support.scripted_engine import ScriptedEngine, answers_of
 
@@ -90,6 +92,7 @@ class Services:
     branches: Branches
     history: History
     inference: Inference
+    log: LedgerLog
     models: Models
     traces: Traces
     upkeep: Upkeep
@@ -120,7 +123,12 @@ class Services:
 
 @contextmanager
 def open_services(
-    url: str, *, engine: ScriptedEngine | None = None, policy: Policy | None = None
+    url: str,
+    *,
+    engine: ScriptedEngine | None = None,
+    policy: Policy | None = None,
+    keys: TrustedKeys | None = None,
+    signing: SigningKey | None = None,
 ) -> Iterator[Services]:
     """A started server over the migrated database at ``url``; closed at the end."""
     engine = engine or scripted_engine()
@@ -129,7 +137,8 @@ def open_services(
     ledger.register_model(MODEL, engine.describe(), genesis=genesis(engine))
     if engine.profile is not None:
         ledger.put_profile(MODEL, engine.profile)
-    services = _services(engine, ledger, policy or Policy())
+    log = LedgerLog(ledger=ledger, model=MODEL, base=engine.describe().digest, key=signing)
+    services = _services(engine, ledger, policy or Policy(), log, keys or TrustedKeys())
     services.operations.start()
     services.serving.start()
     try:
@@ -140,7 +149,9 @@ def open_services(
         database.close()
 
 
-def _services(engine: ScriptedEngine, ledger: Ledger, policy: Policy) -> Services:
+def _services(
+    engine: ScriptedEngine, ledger: Ledger, policy: Policy, log: LedgerLog, keys: TrustedKeys
+) -> Services:
     known, serving = known_facts(), Serving(engine, ledger, MODEL)
     operations = Operations(ledger, MODEL, now=_noon)
     edits = EditReader(ledger=ledger, model=MODEL, serving=serving)
@@ -154,20 +165,11 @@ def _services(engine: ScriptedEngine, ledger: Ledger, policy: Policy) -> Service
         planner=planner,
         now=_noon,
     )
-    proposals = Proposals(
-        engine=engine,
-        ledger=ledger,
-        model=MODEL,
-        serving=serving,
-        operations=operations,
-        edits=edits,
-        planner=planner,
-        suites=upkeep.suites,
-        now=_noon,
-    )
+    proposals = _proposals(upkeep, edits, keys)
     branches = _branches(engine, edits)
     return Services(
         engine=engine,
+        log=log,
         ledger=ledger,
         serving=serving,
         operations=operations,
@@ -175,7 +177,7 @@ def _services(engine: ScriptedEngine, ledger: Ledger, policy: Policy) -> Service
         batches=Batches(proposals=proposals),
         changes=branches.changes,
         branches=branches,
-        history=History(engine=engine, ledger=ledger, model=MODEL, serving=serving, edits=edits),
+        history=_history(upkeep, edits, log, keys),
         inference=Inference(engine=engine, serving=serving),
         models=Models(
             engine=engine,
@@ -203,6 +205,33 @@ def _services(engine: ScriptedEngine, ledger: Ledger, policy: Policy) -> Service
 def _branches(engine: ScriptedEngine, edits: EditReader) -> Branches:
     over = {"ledger": edits.ledger, "model": MODEL, "serving": edits.serving, "edits": edits}
     return Branches(**over, changes=Changes(engine=engine, now=_noon, **over))
+
+
+def _history(upkeep: Upkeep, edits: EditReader, log: LedgerLog, keys: TrustedKeys) -> History:
+    return History(
+        engine=upkeep.engine,
+        ledger=upkeep.ledger,
+        model=MODEL,
+        serving=upkeep.serving,
+        edits=edits,
+        log=log,
+        keys=keys,
+    )
+
+
+def _proposals(upkeep: Upkeep, edits: EditReader, keys: TrustedKeys) -> Proposals:
+    return Proposals(
+        engine=upkeep.engine,
+        ledger=upkeep.ledger,
+        model=MODEL,
+        serving=upkeep.serving,
+        operations=upkeep.operations,
+        edits=edits,
+        planner=upkeep.planner,
+        suites=upkeep.suites,
+        now=upkeep.now,
+        keys=keys,
+    )
 
 
 def _noon():

@@ -17,6 +17,7 @@ from errata.cli import (
     crawls,
     demo,
     edits,
+    evidence,
     history,
     inference,
     locators,
@@ -71,7 +72,8 @@ app = typer.Typer(
     help="Correct facts in a language model that is already serving.",
 )
 for _family in (
-    models, edits, suites, changes, branches, history, inference, crawls, traces, locators, demo,
+    models, edits, suites, changes, branches, history, evidence, inference, crawls, traces,
+    locators, demo,
 ):  # fmt: skip
     app.add_typer(_family.app)
 

@@ -18,7 +18,8 @@ import typer
 
 import errata
 from errata._exhibits import DATA, PICTURES, Exhibit, check_destination
-from errata._options import BatchOptions, ChangeOptions, MutationOptions
+from errata._keys import public_keys, read_public_keys
+from errata._options import BatchOptions, ChangeOptions, MutationOptions, SignedOptions
 from errata.cli._screen import Output, Screen, reporting
 from errata.cli._session import Session
 
@@ -83,6 +84,47 @@ class Justified(Author):
 
     reason: Annotated[str, typer.Option(help="Why; kept in the ledger.")] = ""
     ticket: Annotated[str, typer.Option(help="Where it was asked for; kept in the ledger.")] = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proposer(Justified):
+    """Who proposes, and what they sign with."""
+
+    sign_with: Annotated[
+        str,
+        typer.Option(
+            help="Sign with this private key, else that of $ERRATA_PROPOSER_KEY.", metavar="KEY"
+        ),
+    ] = ""
+
+    def proposed(self) -> SignedOptions:
+        """As the client takes it."""
+        return {**self.signed(), "proposer_key": self.sign_with}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Witness(Group):
+    """Whose signature must be on a ledger checkpoint."""
+
+    key: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A public key, or a file of them, that must have signed; give several. Else "
+            "$ERRATA_CHECKPOINT_KEYS.",
+            metavar="KEY",
+        ),
+    ] = None
+
+    def keys(self) -> list[errata.PublicKey] | None:
+        """As the client takes it; a key that makes no sense is wrong usage."""
+        try:
+            return [key for given in self.key for key in _public_keys(given)] if self.key else None
+        except errata.InvalidInputError as error:
+            raise typer.BadParameter(str(error), param_hint="--key") from None
+
+
+def _public_keys(given: str) -> tuple[errata.PublicKey, ...]:
+    return read_public_keys(given) if Path(given).is_file() else public_keys(given)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from errata.cli import _inputs as inputs
 from errata.cli import _render as render
 from errata.cli import _render_batches as render_batches
 from errata.cli import _render_upkeep as render_upkeep
-from errata.cli._options import Author, Batched, Justified, command
+from errata.cli._options import Author, Batched, Proposer, command
 from errata.cli._screen import REJECTED
 from errata.cli._session import Session
 
@@ -32,7 +32,7 @@ Edit = Annotated[str, typer.Argument(metavar="EDIT", help="An edit's id, such as
 @command(app, "propose")
 def propose(
     session: Session,
-    why: Justified,
+    why: Proposer,
     batched: Batched,
     subject: Annotated[str, typer.Option(help="Whom or what the edit is about.")] = "",
     prompt: Annotated[
@@ -161,12 +161,12 @@ def list_edits(
 
 
 def _propose_file(
-    session: Session, proposals: list[errata.EditProposal], batched: Batched, why: Justified
+    session: Session, proposals: list[errata.EditProposal], batched: Batched, why: Proposer
 ) -> None:
     """Propose a file's edits, say what came of each, and exit as the worst of them says."""
     options: BatchOptions = {
         **batched.options(),
-        **why.signed(),
+        **why.proposed(),
         "reason": why.reason,
         "ticket": why.ticket,
     }
@@ -192,7 +192,7 @@ def _facts(prompts: list[str], targets: list[str]) -> list[errata.Fact]:
 def _propose_options(
     subject: str,
     targets: list[str],
-    why: Justified,
+    why: Proposer,
     *,
     prompts: tuple[list[str], list[str]],
     suite: Path | None,
@@ -201,7 +201,7 @@ def _propose_options(
     paraphrases, neighbours = prompts
     only_target = targets[0] if len(set(targets)) == 1 else ""
     return {
-        **why.signed(),
+        **why.proposed(),
         "reason": why.reason,
         "ticket": why.ticket,
         "paraphrases": [_check_prompt(text, subject, only_target) for text in paraphrases],

@@ -2,13 +2,15 @@
 
 import re
 from itertools import islice
+from pathlib import Path
 from typing import Annotated, Final
 
 import typer
 
 import errata
 from errata.cli import _render as render
-from errata.cli._options import command
+from errata.cli._keeper import Keeper
+from errata.cli._options import Witness, command
 from errata.cli._screen import FAILED
 from errata.cli._session import Session
 
@@ -120,11 +122,28 @@ def watch(
 
 
 @command(app, "audit")
-def audit(session: Session) -> None:
+def audit(
+    session: Session,
+    witness: Witness,
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            help="Compare with a ledger checkpoint that was kept, else with that in "
+            "$ERRATA_CHECKPOINT_FILE, which is then brought forward.",
+            metavar="CHECKPOINT",
+        ),
+    ] = None,
+) -> None:
     """Recompute the whole ledger and the served weights; exit with 1 if anything is wrong."""
+    keeper = Keeper(session, witness.keys(), against)
     with session.screen.busy("auditing"):
         found = session.client.audit()
-    details = [render.findings(found.findings)] if found.findings else []
-    session.screen.result({"audit": found}, render.audit(found), *details)
-    if not found.clean:
+        compared = keeper.compare()
+    problems = [*found.findings, *compared.findings]
+    details = [render.findings(problems)] if problems else []
+    session.screen.result(
+        {"audit": found, "log": compared}, render.audit(found), compared.rendered, *details
+    )
+    if problems or not found.clean:
         raise typer.Exit(FAILED)
+    keeper.bring_forward(compared)

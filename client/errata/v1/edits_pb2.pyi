@@ -35,6 +35,7 @@ class ProposeEditRequest(_message.Message):
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     SUITE_FIELD_NUMBER: _builtins.int
     ALIASES_FIELD_NUMBER: _builtins.int
+    SIGNATURE_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
     """models/*"""
     subject: _builtins.str
@@ -66,6 +67,10 @@ class ProposeEditRequest(_message.Message):
     def aliases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Other names of the subject that the edit is to know as well; at most 8."""
 
+    @_builtins.property
+    def signature(self) -> _types_pb2.ProposerSignature:
+        """Over the whole request, actor and request id included."""
+
     def __init__(
         self,
         *,
@@ -81,10 +86,11 @@ class ProposeEditRequest(_message.Message):
         validate_only: _builtins.bool = ...,
         suite: _abc.Iterable[_types_pb2.CheckPrompt] | None = ...,
         aliases: _abc.Iterable[_builtins.str] | None = ...,
+        signature: _types_pb2.ProposerSignature | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["signature", b"signature"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "aliases", b"aliases", "facts", b"facts", "neighbours", b"neighbours", "paraphrases", b"paraphrases", "parent", b"parent", "reason", b"reason", "request_id", b"request_id", "subject", b"subject", "suite", b"suite", "ticket", b"ticket", "validate_only", b"validate_only"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "aliases", b"aliases", "facts", b"facts", "neighbours", b"neighbours", "paraphrases", b"paraphrases", "parent", b"parent", "reason", b"reason", "request_id", b"request_id", "signature", b"signature", "subject", b"subject", "suite", b"suite", "ticket", b"ticket", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -126,6 +132,7 @@ class EditProposal(_message.Message):
     NEIGHBOURS_FIELD_NUMBER: _builtins.int
     SUITE_FIELD_NUMBER: _builtins.int
     ALIASES_FIELD_NUMBER: _builtins.int
+    SIGNATURE_FIELD_NUMBER: _builtins.int
     subject: _builtins.str
     @_builtins.property
     def facts(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Fact]: ...
@@ -137,6 +144,10 @@ class EditProposal(_message.Message):
     def suite(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.CheckPrompt]: ...
     @_builtins.property
     def aliases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def signature(self) -> _types_pb2.ProposerSignature:
+        """Over this proposal with the batch's reason, ticket, actor and request id."""
+
     def __init__(
         self,
         *,
@@ -146,10 +157,11 @@ class EditProposal(_message.Message):
         neighbours: _abc.Iterable[_types_pb2.CheckPrompt] | None = ...,
         suite: _abc.Iterable[_types_pb2.CheckPrompt] | None = ...,
         aliases: _abc.Iterable[_builtins.str] | None = ...,
+        signature: _types_pb2.ProposerSignature | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["signature", b"signature"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "facts", b"facts", "neighbours", b"neighbours", "paraphrases", b"paraphrases", "subject", b"subject", "suite", b"suite"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "facts", b"facts", "neighbours", b"neighbours", "paraphrases", b"paraphrases", "signature", b"signature", "subject", b"subject", "suite", b"suite"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

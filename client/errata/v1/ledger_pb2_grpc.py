@@ -85,6 +85,26 @@ class LedgerServiceStub(object):
                 request_serializer=errata_dot_v1_dot_ledger__pb2.AuditLedgerRequest.SerializeToString,
                 response_deserializer=errata_dot_v1_dot_ledger__pb2.AuditLedgerResponse.FromString,
                 _registered_method=True)
+        self.GetCheckpoint = channel.unary_unary(
+                '/errata.v1.LedgerService/GetCheckpoint',
+                request_serializer=errata_dot_v1_dot_ledger__pb2.GetCheckpointRequest.SerializeToString,
+                response_deserializer=errata_dot_v1_dot_ledger__pb2.GetCheckpointResponse.FromString,
+                _registered_method=True)
+        self.GetInclusionProof = channel.unary_unary(
+                '/errata.v1.LedgerService/GetInclusionProof',
+                request_serializer=errata_dot_v1_dot_ledger__pb2.GetInclusionProofRequest.SerializeToString,
+                response_deserializer=errata_dot_v1_dot_ledger__pb2.GetInclusionProofResponse.FromString,
+                _registered_method=True)
+        self.GetConsistencyProof = channel.unary_unary(
+                '/errata.v1.LedgerService/GetConsistencyProof',
+                request_serializer=errata_dot_v1_dot_ledger__pb2.GetConsistencyProofRequest.SerializeToString,
+                response_deserializer=errata_dot_v1_dot_ledger__pb2.GetConsistencyProofResponse.FromString,
+                _registered_method=True)
+        self.ListLogEntries = channel.unary_unary(
+                '/errata.v1.LedgerService/ListLogEntries',
+                request_serializer=errata_dot_v1_dot_ledger__pb2.ListLogEntriesRequest.SerializeToString,
+                response_deserializer=errata_dot_v1_dot_ledger__pb2.ListLogEntriesResponse.FromString,
+                _registered_method=True)
 
 
 class LedgerServiceServicer(object):
@@ -156,6 +176,34 @@ class LedgerServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetCheckpoint(self, request, context):
+        """The size and root of the model's log, signed where the server has a key.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetInclusionProof(self, request, context):
+        """What proves that an edit, a report or a revision is in the log (RFC 9162, 2.1.3).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetConsistencyProof(self, request, context):
+        """What proves that the log only grew between two of its sizes (RFC 9162, 2.1.4).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListLogEntries(self, request, context):
+        """The log's entries, oldest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_LedgerServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -208,6 +256,26 @@ def add_LedgerServiceServicer_to_server(servicer, server):
                     servicer.AuditLedger,
                     request_deserializer=errata_dot_v1_dot_ledger__pb2.AuditLedgerRequest.FromString,
                     response_serializer=errata_dot_v1_dot_ledger__pb2.AuditLedgerResponse.SerializeToString,
+            ),
+            'GetCheckpoint': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetCheckpoint,
+                    request_deserializer=errata_dot_v1_dot_ledger__pb2.GetCheckpointRequest.FromString,
+                    response_serializer=errata_dot_v1_dot_ledger__pb2.GetCheckpointResponse.SerializeToString,
+            ),
+            'GetInclusionProof': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetInclusionProof,
+                    request_deserializer=errata_dot_v1_dot_ledger__pb2.GetInclusionProofRequest.FromString,
+                    response_serializer=errata_dot_v1_dot_ledger__pb2.GetInclusionProofResponse.SerializeToString,
+            ),
+            'GetConsistencyProof': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetConsistencyProof,
+                    request_deserializer=errata_dot_v1_dot_ledger__pb2.GetConsistencyProofRequest.FromString,
+                    response_serializer=errata_dot_v1_dot_ledger__pb2.GetConsistencyProofResponse.SerializeToString,
+            ),
+            'ListLogEntries': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListLogEntries,
+                    request_deserializer=errata_dot_v1_dot_ledger__pb2.ListLogEntriesRequest.FromString,
+                    response_serializer=errata_dot_v1_dot_ledger__pb2.ListLogEntriesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -481,6 +549,114 @@ class LedgerService(object):
             '/errata.v1.LedgerService/AuditLedger',
             errata_dot_v1_dot_ledger__pb2.AuditLedgerRequest.SerializeToString,
             errata_dot_v1_dot_ledger__pb2.AuditLedgerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetCheckpoint(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/errata.v1.LedgerService/GetCheckpoint',
+            errata_dot_v1_dot_ledger__pb2.GetCheckpointRequest.SerializeToString,
+            errata_dot_v1_dot_ledger__pb2.GetCheckpointResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetInclusionProof(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/errata.v1.LedgerService/GetInclusionProof',
+            errata_dot_v1_dot_ledger__pb2.GetInclusionProofRequest.SerializeToString,
+            errata_dot_v1_dot_ledger__pb2.GetInclusionProofResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetConsistencyProof(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/errata.v1.LedgerService/GetConsistencyProof',
+            errata_dot_v1_dot_ledger__pb2.GetConsistencyProofRequest.SerializeToString,
+            errata_dot_v1_dot_ledger__pb2.GetConsistencyProofResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListLogEntries(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/errata.v1.LedgerService/ListLogEntries',
+            errata_dot_v1_dot_ledger__pb2.ListLogEntriesRequest.SerializeToString,
+            errata_dot_v1_dot_ledger__pb2.ListLogEntriesResponse.FromString,
             options,
             channel_credentials,
             insecure,

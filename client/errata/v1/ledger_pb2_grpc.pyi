@@ -48,6 +48,14 @@ class LedgerServiceStub:
     """Lets a branch ask for approvals of what is applied to it, or no longer."""
     AuditLedger: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.AuditLedgerRequest, _ledger_pb2.AuditLedgerResponse]
     """Recomputes the chain, the digests of all rows and the weights that are served."""
+    GetCheckpoint: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.GetCheckpointRequest, _ledger_pb2.GetCheckpointResponse]
+    """The size and root of the model's log, signed where the server has a key."""
+    GetInclusionProof: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.GetInclusionProofRequest, _ledger_pb2.GetInclusionProofResponse]
+    """What proves that an edit, a report or a revision is in the log (RFC 9162, 2.1.3)."""
+    GetConsistencyProof: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.GetConsistencyProofRequest, _ledger_pb2.GetConsistencyProofResponse]
+    """What proves that the log only grew between two of its sizes (RFC 9162, 2.1.4)."""
+    ListLogEntries: _grpc.UnaryUnaryMultiCallable[_ledger_pb2.ListLogEntriesRequest, _ledger_pb2.ListLogEntriesResponse]
+    """The log's entries, oldest first."""
 
 @_typing.type_check_only
 class LedgerServiceAsyncStub(LedgerServiceStub):
@@ -69,6 +77,14 @@ class LedgerServiceAsyncStub(LedgerServiceStub):
     """Lets a branch ask for approvals of what is applied to it, or no longer."""
     AuditLedger: _aio.UnaryUnaryMultiCallable[_ledger_pb2.AuditLedgerRequest, _ledger_pb2.AuditLedgerResponse]  # type: ignore[assignment]
     """Recomputes the chain, the digests of all rows and the weights that are served."""
+    GetCheckpoint: _aio.UnaryUnaryMultiCallable[_ledger_pb2.GetCheckpointRequest, _ledger_pb2.GetCheckpointResponse]  # type: ignore[assignment]
+    """The size and root of the model's log, signed where the server has a key."""
+    GetInclusionProof: _aio.UnaryUnaryMultiCallable[_ledger_pb2.GetInclusionProofRequest, _ledger_pb2.GetInclusionProofResponse]  # type: ignore[assignment]
+    """What proves that an edit, a report or a revision is in the log (RFC 9162, 2.1.3)."""
+    GetConsistencyProof: _aio.UnaryUnaryMultiCallable[_ledger_pb2.GetConsistencyProofRequest, _ledger_pb2.GetConsistencyProofResponse]  # type: ignore[assignment]
+    """What proves that the log only grew between two of its sizes (RFC 9162, 2.1.4)."""
+    ListLogEntries: _aio.UnaryUnaryMultiCallable[_ledger_pb2.ListLogEntriesRequest, _ledger_pb2.ListLogEntriesResponse]  # type: ignore[assignment]
+    """The log's entries, oldest first."""
 
 class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
     """Read, branch and audit the history of what a model serves."""
@@ -147,5 +163,37 @@ class LedgerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_ledger_pb2.AuditLedgerResponse, _abc.Awaitable[_ledger_pb2.AuditLedgerResponse]]:
         """Recomputes the chain, the digests of all rows and the weights that are served."""
+
+    @_abc_1.abstractmethod
+    def GetCheckpoint(
+        self,
+        request: _ledger_pb2.GetCheckpointRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ledger_pb2.GetCheckpointResponse, _abc.Awaitable[_ledger_pb2.GetCheckpointResponse]]:
+        """The size and root of the model's log, signed where the server has a key."""
+
+    @_abc_1.abstractmethod
+    def GetInclusionProof(
+        self,
+        request: _ledger_pb2.GetInclusionProofRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ledger_pb2.GetInclusionProofResponse, _abc.Awaitable[_ledger_pb2.GetInclusionProofResponse]]:
+        """What proves that an edit, a report or a revision is in the log (RFC 9162, 2.1.3)."""
+
+    @_abc_1.abstractmethod
+    def GetConsistencyProof(
+        self,
+        request: _ledger_pb2.GetConsistencyProofRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ledger_pb2.GetConsistencyProofResponse, _abc.Awaitable[_ledger_pb2.GetConsistencyProofResponse]]:
+        """What proves that the log only grew between two of its sizes (RFC 9162, 2.1.4)."""
+
+    @_abc_1.abstractmethod
+    def ListLogEntries(
+        self,
+        request: _ledger_pb2.ListLogEntriesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_ledger_pb2.ListLogEntriesResponse, _abc.Awaitable[_ledger_pb2.ListLogEntriesResponse]]:
+        """The log's entries, oldest first."""
 
 def add_LedgerServiceServicer_to_server(servicer: LedgerServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

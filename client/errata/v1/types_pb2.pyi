@@ -316,6 +316,7 @@ class Edit(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     SUPERSEDED_BY_FIELD_NUMBER: _builtins.int
     SUITE_FIELD_NUMBER: _builtins.int
+    SIGNATURE_FIELD_NUMBER: _builtins.int
     ALIASES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """models/*/edits/*"""
@@ -348,6 +349,10 @@ class Edit(_message.Message):
         """Regression prompts that came with the request."""
 
     @_builtins.property
+    def signature(self) -> Global___ProposerSignature:
+        """Where the proposal was signed."""
+
+    @_builtins.property
     def aliases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Other names of the subject that the edit knows."""
 
@@ -370,15 +375,42 @@ class Edit(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         superseded_by: _builtins.str = ...,
         suite: _abc.Iterable[Global___CheckPrompt] | None = ...,
+        signature: Global___ProposerSignature | None = ...,
         aliases: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "patch", b"patch"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "patch", b"patch", "signature", b"signature"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "approvals", b"approvals", "create_time", b"create_time", "facts", b"facts", "name", b"name", "neighbours", b"neighbours", "paraphrases", b"paraphrases", "patch", b"patch", "profile", b"profile", "proposer", b"proposer", "reason", b"reason", "report", b"report", "state", b"state", "subject", b"subject", "suite", b"suite", "superseded_by", b"superseded_by", "ticket", b"ticket"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["aliases", b"aliases", "approvals", b"approvals", "create_time", b"create_time", "facts", b"facts", "name", b"name", "neighbours", b"neighbours", "paraphrases", b"paraphrases", "patch", b"patch", "profile", b"profile", "proposer", b"proposer", "reason", b"reason", "report", b"report", "signature", b"signature", "state", b"state", "subject", b"subject", "suite", b"suite", "superseded_by", b"superseded_by", "ticket", b"ticket"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Edit: _TypeAlias = Edit  # noqa: Y015
+
+@_typing.final
+class ProposerSignature(_message.Message):
+    """A proposer's Ed25519 signature over what was asked for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    key: _builtins.str
+    """Name and hash of the key, as C2SP signed-note has them: ana+5f1d0c2e"""
+    value: _builtins.bytes
+    """64 bytes, over the DSSE pre-authentication encoding of the statement in ADR 0020."""
+    def __init__(
+        self,
+        *,
+        key: _builtins.str = ...,
+        value: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProposerSignature: _TypeAlias = ProposerSignature  # noqa: Y015
 
 @_typing.final
 class Answer(_message.Message):

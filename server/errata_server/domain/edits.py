@@ -7,7 +7,7 @@ would be there had it never been applied.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Self
@@ -17,6 +17,7 @@ from errata_server.domain.errors import AlreadyAppliedError, NotAppliedError
 from errata_server.domain.facts import EditRequest
 from errata_server.domain.ids import Digest, EditId, ModelId, ProfileId, ReportId
 from errata_server.domain.patches import Composition
+from errata_server.domain.signatures import ProposerSignature
 
 
 class EditState(StrEnum):
@@ -41,12 +42,20 @@ class Edit:
     profile: ProfileId
     proposer: str
     created_at: datetime
+    signature: ProposerSignature | None = None
+    """The proposer's own, over what was asked for; none where the proposal was not signed."""
 
     @property
     def body(self) -> bytes:
-        """Canonical JSON of every field; what is hashed is what is stored."""
+        """Canonical JSON of every field; what is hashed is what is stored.
+
+        Without a signature there is no field for it: edits made before there was any keep
+        their digests.
+        """
+        signature = {"signature": asdict(self.signature)} if self.signature else {}
         return canonical.encode(
-            {
+            signature
+            | {
                 "id": self.id,
                 "model": self.model,
                 "request": self.request.to_json(),
@@ -68,6 +77,8 @@ class Edit:
         fields = canonical.decode(body)
         fields["request"] = EditRequest.from_json(fields["request"])
         fields["created_at"] = datetime.fromisoformat(fields["created_at"])
+        if "signature" in fields:
+            fields["signature"] = ProposerSignature(**fields["signature"])
         return cls(**fields)
 
 

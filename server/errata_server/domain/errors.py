@@ -8,7 +8,8 @@
     │   ├── SubjectNotFoundError     the prompt does not name the subject exactly once
     │   ├── PromptTooLongError       shorten the prompt
     │   ├── AlreadyTrueError         nothing to edit
-    │   └── InvalidPatchError        the artifact's tensors are not what they must be
+    │   ├── InvalidPatchError        the artifact's tensors are not what they must be
+    │   └── InvalidSignatureError    sign exactly what is asked for
     ├── NotFoundError                use a name that exists
     │   ├── ModelNotFoundError
     │   ├── EditNotFoundError
@@ -31,6 +32,8 @@
     │   ├── NoEffectError            the edit would change nothing
     │   ├── NotCalibratedError       calibrate the model first
     │   ├── ModelMismatchError       this ledger belongs to another checkpoint
+    │   ├── UntrustedKeyError        sign with a key the server trusts
+    │   ├── SignatureRequiredError   sign the proposal
     │   └── SchemaMismatchError      migrate the ledger
     ├── UnsupportedModelError        use a checkpoint errata can edit
     ├── UnavailableError             retry after a while
@@ -90,6 +93,12 @@ class InvalidPatchError(InvalidInputError):
     """The artifact is not a finite patch of the right shape for this model."""
 
     reason = "INVALID_PATCH"
+
+
+class InvalidSignatureError(InvalidInputError):
+    """The proposer's signature is not one over what the proposal asks for."""
+
+    reason = "INVALID_SIGNATURE"
 
 
 class NotFoundError(ErrataError):
@@ -222,6 +231,18 @@ class ModelMismatchError(PreconditionError):
     """The ledger's history or a patch belongs to another checkpoint or profile."""
 
     reason = "MODEL_MISMATCH"
+
+
+class UntrustedKeyError(PreconditionError):
+    """The proposal is signed by a key this server does not trust."""
+
+    reason = "UNTRUSTED_KEY"
+
+
+class SignatureRequiredError(PreconditionError):
+    """The proposal is not signed, and this server takes none but signed ones."""
+
+    reason = "SIGNATURE_REQUIRED"
 
 
 class SchemaMismatchError(PreconditionError):

@@ -1,18 +1,21 @@
 """The audit: recompute everything a ledger says of a model.
 
 Invariants: every row is read, whatever an earlier one was like; garbage becomes a finding,
-never an exception. What an audit of the ledger alone cannot see is the newest rows cut off
-together with the head that named them: whoever keeps a later revision's id can.
+never an exception. What an audit of the ledger alone cannot see is a history that was written
+anew from end to end, or cut off together with its log: whoever keeps a ledger checkpoint can.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
+from errata_server.domain.edits import Edit
 from errata_server.domain.ids import ModelId
-from errata_server.ledger import models
+from errata_server.ledger import guards, models
 from errata_server.ledger.findings import Finding, Findings
 from errata_server.ledger.history_audit import HistoryAudit
+from errata_server.ledger.log_audit import LogAudit
 from errata_server.ledger.record_audit import RecordAudit
 
 
@@ -25,6 +28,7 @@ class AuditResult:
     edits: int
     artifacts: int
     reports: int
+    log_entries: int
 
     @property
     def clean(self) -> bool:
@@ -32,7 +36,9 @@ class AuditResult:
         return not self.findings
 
 
-def audit(connection: Connection, model: ModelId) -> AuditResult:
+def audit(
+    connection: Connection, model: ModelId, *, objection: Callable[[Edit], str] = lambda _: ""
+) -> AuditResult:
     """Recompute everything the ledger says of ``model``.
 
     1. The model's own row.
@@ -42,6 +48,13 @@ def audit(connection: Connection, model: ModelId) -> AuditResult:
     4. Its revisions from the first on: hash chain, sequence, evidence, and the active set
        replayed and digested again.
     5. Its branches: each head is the branch's last revision.
+    6. Its log: every row has its entry, and every entry its row.
+    7. The triggers that refuse to rewrite history.
+
+    Args:
+        connection: Where to read.
+        model: Which model's rows.
+        objection: What is wrong with a proposer's signature on an edit; empty if nothing.
 
     Raises:
         ModelNotFoundError: no revision or row of the ledger mentions the model.
@@ -51,7 +64,7 @@ def audit(connection: Connection, model: ModelId) -> AuditResult:
     known = records.check_model()
     artifacts = records.check_artifacts()
     records.check_profiles()
-    edits = records.check_edits()
+    edits = records.check_edits(objection)
     reports = records.check_reports()
     records.check_approvals()
     records.check_suites()
@@ -60,10 +73,13 @@ def audit(connection: Connection, model: ModelId) -> AuditResult:
     if not (known or edits or revisions):
         raise models.missing(model)
     records.check_measured_revisions(history.known)
+    entries = LogAudit(connection, model, findings).check()
+    guards.check(connection, findings)
     return AuditResult(
         findings=findings.all(),
         revisions=revisions,
         edits=edits,
         artifacts=artifacts,
         reports=reports,
+        log_entries=entries,
     )

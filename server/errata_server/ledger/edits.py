@@ -16,8 +16,9 @@ from errata_server.domain.errors import (
     ReportNotFoundError,
     RequestIdReusedError,
 )
-from errata_server.domain.ids import EditId, ModelId, ReportId, RequestId
-from errata_server.ledger import artifacts, models, tables
+from errata_server.domain.ids import Digest, EditId, ModelId, ReportId, RequestId
+from errata_server.domain.log import LogKind
+from errata_server.ledger import artifacts, log, models, tables
 from errata_server.ledger.bodies import StoredApproval, corrupt, read_body, short
 from errata_server.ledger.tables import StoredRow
 
@@ -82,6 +83,7 @@ def _insert(connection: Connection, edit: Edit) -> None:
             body=edit.body,
         )
     )
+    log.append(connection, edit.model, LogKind.EDIT, edit.id, edit.digest)
 
 
 def add_report(connection: Connection, report: Report) -> None:
@@ -104,6 +106,7 @@ def add_report(connection: Connection, report: Report) -> None:
             body=report.body,
         )
     )
+    log.append(connection, report.model, LogKind.REPORT, report.id, Digest(report.id))
 
 
 def add_approval(connection: Connection, approval: Approval, request_id: RequestId) -> Approval:
@@ -125,10 +128,11 @@ def add_approval(connection: Connection, approval: Approval, request_id: Request
     if report(connection, approval.report).edit != approval.edit:
         raise missing_report(approval.report)
     body = StoredApproval(approval=approval, request_id=request_id).body
+    position = models.next_position(connection, tables.approvals, model)
     connection.execute(
         insert(tables.approvals).values(
             model=model,
-            position=models.next_position(connection, tables.approvals, model),
+            position=position,
             edit=approval.edit,
             report=approval.report,
             request_id=request_id,
@@ -136,6 +140,7 @@ def add_approval(connection: Connection, approval: Approval, request_id: Request
             body=body,
         )
     )
+    log.append(connection, model, LogKind.APPROVAL, position, canonical.digest(body))
     return approval
 
 

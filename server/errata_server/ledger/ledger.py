@@ -6,6 +6,7 @@ request id before anybody hears of it.
 """
 
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Final
 
@@ -42,6 +43,7 @@ from errata_server.ledger import (
 )
 from errata_server.ledger.audit import AuditResult, audit
 from errata_server.ledger.database import OUTCOME_UNKNOWN, Database
+from errata_server.ledger.log import LogReader
 from errata_server.ledger.revisions import Branch
 from errata_server.ledger.suites import NewSuite
 
@@ -58,6 +60,7 @@ class Ledger:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self.log = LogReader(database)
 
     # Models and profiles
 
@@ -352,14 +355,20 @@ class Ledger:
         with self._database.reading() as connection:
             return applied.fold(connection, references.by_id(connection, model, revision))
 
-    def audit(self, model: ModelId) -> AuditResult:
+    def audit(
+        self, model: ModelId, *, objection: Callable[[Edit], str] = lambda _: ""
+    ) -> AuditResult:
         """Recompute everything the ledger says of ``model`` and name every wrong row.
+
+        Args:
+            model: Which model's rows.
+            objection: What is wrong with a proposer's signature on an edit; empty if nothing.
 
         Raises:
             ModelNotFoundError: the ledger does not know the model.
         """
         with self._database.reading() as connection:
-            return audit(connection, model)
+            return audit(connection, model, objection=objection)
 
     # Suites
 

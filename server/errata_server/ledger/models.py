@@ -13,8 +13,9 @@ from errata_server.domain.errors import (
     NotFoundError,
 )
 from errata_server.domain.ids import Digest, ModelId, ProfileId
+from errata_server.domain.log import LogKind
 from errata_server.domain.profiles import ModelDescription, Profile
-from errata_server.ledger import tables
+from errata_server.ledger import log, tables
 from errata_server.ledger.bodies import StoredModel, read_body, short
 
 
@@ -112,6 +113,7 @@ def add(connection: Connection, model: ModelId, description: ModelDescription) -
             body=body,
         )
     )
+    log.begin(connection, model, canonical.digest(body))
     return True
 
 
@@ -138,14 +140,13 @@ def add_profile(connection: Connection, model: ModelId, profile: Profile) -> Non
     latest = latest_profile(connection, model)
     if latest is not None and latest.id == profile.id:
         return
+    position = next_position(connection, tables.profiles, model)
     connection.execute(
         insert(tables.profiles).values(
-            model=model,
-            position=next_position(connection, tables.profiles, model),
-            id=profile.id,
-            body=profile.body,
+            model=model, position=position, id=profile.id, body=profile.body
         )
     )
+    log.append(connection, model, LogKind.PROFILE, position, Digest(profile.id))
 
 
 def profile(connection: Connection, identifier: ProfileId) -> Profile:

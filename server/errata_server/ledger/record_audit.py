@@ -5,7 +5,7 @@ held against.
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -107,11 +107,16 @@ class RecordAudit:
             if profile is not None and profile.model_digest != self.evidence.model_digest:
                 self._findings.add(name, "it was made for another checkpoint than the model's")
 
-    def check_edits(self) -> int:
-        """Check the model's edits; how many there are."""
+    def check_edits(self, objection: Callable[[Edit], str]) -> int:
+        """Check the model's edits; how many there are.
+
+        Args:
+            objection: What is wrong with a proposer's signature; empty if nothing.
+        """
         columns = tables.edits.c
         statement = select(tables.edits).where(columns.model == self._model)
         expected = 0
+        signatures: set[str] = set()
         for row in self._rows(statement.order_by(columns.position)):
             expected = self._findings.number("edits", row.position, expected)
             self.evidence.edits[row.id] = AppliedEdit(
@@ -122,6 +127,7 @@ class RecordAudit:
             if edit is not None:
                 with self._findings.reading_values(edit_row(row.id)):
                     self._check_edit(row, edit)
+                    self._check_signature(edit, objection(edit), signatures)
         return len(self.evidence.edits)
 
     def _check_edit(self, row: StoredRow, edit: Edit) -> None:
@@ -141,6 +147,15 @@ class RecordAudit:
             self._findings.add(artifact_row(edit.patch), f"missing, though {name} names it")
         if edit.profile not in self.evidence.profiles:
             self._findings.add(profile_row(edit.profile), f"missing, though {name} names it")
+
+    def _check_signature(self, edit: Edit, objection: str, earlier: set[str]) -> None:
+        if edit.signature is None:
+            return
+        if objection:
+            self._findings.add(edit_row(edit.id), objection)
+        if edit.signature.value in earlier:
+            self._findings.add(edit_row(edit.id), "its signature was used for an earlier edit")
+        earlier.add(edit.signature.value)
 
     def check_reports(self) -> int:
         """Check the reports on the model's edits; how many there are."""

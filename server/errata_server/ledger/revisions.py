@@ -21,12 +21,14 @@ from errata_server.domain.errors import (
 from errata_server.domain.ids import (
     MAIN,
     BranchName,
+    Digest,
     ModelId,
     RequestId,
     RevisionId,
 )
+from errata_server.domain.log import LogKind
 from errata_server.domain.revisions import NO_PARENT, EditReference, Revision, RevisionKind
-from errata_server.ledger import models, tables
+from errata_server.ledger import log, models, tables
 from errata_server.ledger.bodies import corrupt, read_body
 from errata_server.ledger.edits import missing_edit
 from errata_server.ledger.tables import RowsQuery, StoredRow
@@ -236,6 +238,7 @@ def _insert(connection: Connection, revision: Revision) -> None:
     ]
     if uses:
         connection.execute(insert(tables.revision_edits), uses)
+    log.append(connection, revision.model, LogKind.REVISION, revision.id, Digest(revision.id))
 
 
 def head(connection: Connection, model: ModelId, branch: BranchName) -> Revision:

@@ -13,8 +13,9 @@ from errata_server.domain import canonical
 from errata_server.domain.errors import RequestIdReusedError, SuiteNotFoundError
 from errata_server.domain.facts import CheckPrompt
 from errata_server.domain.ids import ModelId, RequestId, SuiteName
+from errata_server.domain.log import LogKind
 from errata_server.domain.suites import SuiteVersion, encode_prompts
-from errata_server.ledger import artifacts, models, tables
+from errata_server.ledger import artifacts, log, models, tables
 from errata_server.ledger.bodies import read_body
 from errata_server.ledger.tables import RowsQuery, StoredRow
 
@@ -63,10 +64,11 @@ def add(connection: Connection, new: NewSuite) -> SuiteVersion:
         request_id=new.request_id,
         created_at=new.created_at,
     )
+    position = models.next_position(connection, tables.suites, version.model)
     connection.execute(
         insert(tables.suites).values(
             model=version.model,
-            position=models.next_position(connection, tables.suites, version.model),
+            position=position,
             name=version.name,
             version=version.version,
             artifact=version.artifact,
@@ -75,6 +77,7 @@ def add(connection: Connection, new: NewSuite) -> SuiteVersion:
             body=version.body,
         )
     )
+    log.append(connection, version.model, LogKind.SUITE, position, canonical.digest(version.body))
     return version
 
 

@@ -196,6 +196,21 @@ suites: Final = Table(
     sqlite_strict=True,
 )
 
+log_entries: Final = Table(
+    "log_entries",
+    metadata,
+    Column("model", Text, ForeignKey("models.id"), nullable=False),
+    Column("position", Integer, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("key", Text, nullable=False),
+    Column("digest", Text, nullable=False),
+    PrimaryKeyConstraint("model", "position"),
+    UniqueConstraint("model", "kind", "key"),
+    _digest_check("digest"),
+    CheckConstraint("position >= 0", name="position_natural"),
+    sqlite_strict=True,
+)
+
 operations: Final = Table(
     "operations",
     metadata,

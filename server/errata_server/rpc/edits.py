@@ -8,7 +8,16 @@ from errata.v1 import edits_pb2 as pb
 from errata.v1 import edits_pb2_grpc
 from errata_server.domain.ids import MAIN, BranchName, EditId
 from errata_server.rpc import calls
-from errata_server.rpc.convert import batches, names, pages, reports, revisions, suites, values
+from errata_server.rpc.convert import (
+    batches,
+    names,
+    pages,
+    reports,
+    revisions,
+    signatures,
+    suites,
+    values,
+)
 from errata_server.rpc.convert import calls as convert_calls
 from errata_server.rpc.convert import edits as convert
 from errata_server.rpc.operations import OperationMessages
@@ -36,6 +45,7 @@ class EditServicer(edits_pb2_grpc.EditServiceServicer):
                 wanted,
                 call,
                 validate_only=request.validate_only,
+                signature=signatures.signature(request, call.request_id),
             )
         )
 
@@ -44,10 +54,13 @@ class EditServicer(edits_pb2_grpc.EditServiceServicer):
     ) -> operations_pb2.Operation:
         """Start to compute and check many patches."""
         self._require(request.parent)
+        call = _call(request)
+        signed = [signatures.signature(one, call.request_id) for one in request.proposals]
         propose = partial(
             self._services.batches.propose,
             batches.requests(request),
-            _call(request),
+            call,
+            signatures=signed,
             batch=values.short_text(request.batch, "batch"),
             together=request.together,
         )

@@ -1,19 +1,22 @@
 """LedgerService: read, follow, branch and audit the history of what is served."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from functools import partial
-from typing import Final
+from typing import Final, TypeVar
 
 from errata.v1 import ledger_pb2 as pb
 from errata.v1 import ledger_pb2_grpc
 from errata_server.domain.ids import MAIN, BranchName
+from errata_server.domain.log import LogKind
 from errata_server.rpc import calls
-from errata_server.rpc.convert import audits, names, pages, values
+from errata_server.rpc.convert import audits, logs, names, pages, values
 from errata_server.rpc.convert import calls as convert_calls
 from errata_server.rpc.convert import revisions as convert
 from errata_server.rpc.services import Context, Services
 from errata_server.service.calls import Call
+
+T = TypeVar("T")
 
 POLL_SECONDS: Final = 0.5
 """How long one wait for a revision lasts before the stream looks whether it is to end."""
@@ -176,6 +179,59 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
         self._require(request.parent)
         view = await calls.call(self._services.pools.calls, self._services.history.audit)
         return audits.audit_message(view)
+
+    async def GetCheckpoint(
+        self, request: pb.GetCheckpointRequest, _context: Context
+    ) -> pb.GetCheckpointResponse:
+        """The size and root of the model's log."""
+        self._require(request.parent)
+        size = values.count(request.size, "size")
+        view = await self._log(partial(self._services.log.checkpoint, size))
+        return pb.GetCheckpointResponse(checkpoint=logs.checkpoint_message(view))
+
+    async def GetInclusionProof(
+        self, request: pb.GetInclusionProofRequest, _context: Context
+    ) -> pb.GetInclusionProofResponse:
+        """What proves that an edit, a report or a revision is in the log."""
+        model, kind, key = logs.logged_name(request.name, "name")
+        self._services.require(model, "name")
+        if kind is LogKind.REVISION:
+            get = partial(self._services.history.get, key)
+            key = (await calls.call(self._services.pools.calls, get)).id
+        size = values.count(request.size, "size")
+        view = await self._log(partial(self._services.log.inclusion, kind, key, size))
+        return logs.inclusion_message(view)
+
+    async def GetConsistencyProof(
+        self, request: pb.GetConsistencyProofRequest, _context: Context
+    ) -> pb.GetConsistencyProofResponse:
+        """What proves that the log only grew between two of its sizes."""
+        self._require(request.parent)
+        first = values.count(request.first_size, "first_size")
+        second = values.count(request.second_size, "second_size")
+        view = await self._log(partial(self._services.log.consistency, first, second))
+        return logs.consistency_message(view)
+
+    async def ListLogEntries(
+        self, request: pb.ListLogEntriesRequest, _context: Context
+    ) -> pb.ListLogEntriesResponse:
+        """The log's entries, oldest first."""
+        self._require(request.parent)
+        query = ("log_entries", request.parent)
+        page = await self._log(
+            partial(
+                self._services.log.entries,
+                page_size=values.page_size(request.page_size),
+                page_token=pages.place(request.page_token, *query),
+            )
+        )
+        return pb.ListLogEntriesResponse(
+            entries=[logs.entry_message(entry) for entry in page.items],
+            next_page_token=pages.token(page.next_token, *query),
+        )
+
+    async def _log(self, ask: Callable[[], T]) -> T:
+        return await calls.call(self._services.pools.calls, ask)
 
     def _require(self, parent: str) -> None:
         self._services.require(names.model_id(parent, "parent"), "parent")

@@ -14,6 +14,7 @@ from errata_server.service.branches import Branches
 from errata_server.service.changes import Changes
 from errata_server.service.history import History
 from errata_server.service.inference import Inference
+from errata_server.service.ledger_log import LedgerLog
 from errata_server.service.models import Models
 from errata_server.service.operations import Operations
 from errata_server.service.proposals import Proposals
@@ -36,6 +37,7 @@ class Services:
     branches: Branches
     history: History
     inference: Inference
+    log: LedgerLog
     models: Models
     operations: Operations
     serving: Serving

@@ -8,7 +8,7 @@ keeps none of the others. The operation's result is ``{"batch": name, "edits": [
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
 from errata_server.domain.batches import Asked, BatchItem, ItemFailure, NearSubjects, merge
@@ -17,6 +17,7 @@ from errata_server.domain.errors import (
     EditNotFoundError,
     ErrataError,
     InvalidInputError,
+    InvalidSignatureError,
     NotCalibratedError,
     PreconditionError,
 )
@@ -24,6 +25,7 @@ from errata_server.domain.facts import EditRequest
 from errata_server.domain.held import held_prompts
 from errata_server.domain.ids import ProfileId
 from errata_server.domain.operations import Operation, OperationKind, Progress, ReportProgress
+from errata_server.domain.signatures import ProposerSignature
 from errata_server.service.calls import Call
 from errata_server.service.proposals import Company, Proposals
 
@@ -47,6 +49,7 @@ class Batches:
         *,
         batch: str = "",
         together: bool = False,
+        signatures: Sequence[ProposerSignature | None] = (),
     ) -> Operation:
         """Compute, check and store what ``requests`` come to.
 
@@ -56,6 +59,7 @@ class Batches:
             batch: What the edits are stored under: those of the same batch that are stored
                 already are not computed again. The request id where empty.
             together: Check every edit as if the rest of the batch were live too.
+            signatures: The proposer's own over each request, where there are any.
 
         Raises:
             InvalidInputError: there is nothing, or too much, in the batch.
@@ -75,13 +79,16 @@ class Batches:
             profile=profile.id,
             together=together,
             failures=failures,
+            signatures=dict(enumerate(signatures)),
         )
+        signed = [asdict(one) if one else None for one in signatures]
+        content = {"signatures": signed} if any(signed) else {}
         return self.proposals.operations.submit(
             OperationKind.PROPOSE_BATCH,
             actor=call.actor,
             request_id=call.request_id,
             request_digest=call.digest(
-                "propose_batch", batch=batch, requests=asked, together=together
+                "propose_batch", batch=batch, requests=asked, together=together, **content
             ),
             work=lambda progress: run.run(items, progress),
         )
@@ -122,6 +129,9 @@ class _Run:
     profile: ProfileId
     together: bool
     failures: list[ItemFailure]
+    signatures: dict[int, ProposerSignature | None]
+    """By the place of the request."""
+
     edits: list[dict[str, Any]] = field(default_factory=list)
     near: tuple[NearSubjects, ...] = ()
 
@@ -148,6 +158,7 @@ class _Run:
                 continue
             edit_id = valid[index].edit_id(self.name, self.profile)
             edit = self.proposals.edit_of(valid[index].request, found, self.call, edit_id)
+            edit = replace(edit, signature=self.signatures.get(valid[index].places[0]))
             computed.append((index, edit))
             if not self.together and len(computed) == CHECKED_TOGETHER:
                 self._store_all(valid, computed, (), pace)
@@ -163,11 +174,30 @@ class _Run:
             pace(Progress(stage="requests", done=0, total=0))
             try:
                 self.proposals.require_form(item.request)
-            except InvalidInputError as error:
+                signature = self._signature(item)
+                self.proposals.require_signature(item.request, self.call, signature)
+            except OF_ITEM as error:
                 self._fail(item, error, pace)
             else:
                 valid.append(item)
         return valid
+
+    def _signature(self, item: BatchItem) -> ProposerSignature | None:
+        """The signature over all that ``item`` asks for.
+
+        Raises:
+            InvalidSignatureError: it is put together from several requests, of which some are
+                signed.
+        """
+        found = [self.signatures.get(place) for place in item.places]
+        if len(found) > 1 and any(found):
+            raise InvalidSignatureError(
+                f"the batch has {len(found)} proposals about {item.request.subject!r}, which "
+                "become one edit; put their facts into one proposal and sign that",
+                field="signature",
+                subject=item.request.subject,
+            )
+        return found[0]
 
     def _is_stored(self, item: BatchItem, pace: _Pace) -> bool:
         ledger = self.proposals.ledger

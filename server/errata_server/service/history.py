@@ -5,10 +5,10 @@ order, because it asks by sequence and a wake-up is only a hint.
 """
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Final
 
-from errata_server.domain.edits import AppliedEdit
+from errata_server.domain.edits import AppliedEdit, Edit
 from errata_server.domain.errors import (
     InvalidInputError,
     InvalidPatchError,
@@ -18,14 +18,18 @@ from errata_server.domain.errors import (
 )
 from errata_server.domain.ids import MAIN, BranchName, Digest, ModelId
 from errata_server.domain.revisions import Revision
+from errata_server.domain.signatures import Statement
 from errata_server.ledger.audit import AuditResult
+from errata_server.ledger.findings import Finding
 from errata_server.ledger.ledger import Ledger
 from errata_server.ledger.revisions import Branch
 from errata_server.service.calls import page_limit
 from errata_server.service.edits import EditReader
+from errata_server.service.ledger_log import LedgerLog
 from errata_server.service.ports import Engine
 from errata_server.service.serving import BASE_REFERENCE, Serving
 from errata_server.service.views import Diff, Page, Pinned
+from errata_server.signing import TrustedKeys
 
 POLL_SECONDS: Final = 0.25
 """How often the ledger is asked for what other servers have committed."""
@@ -62,6 +66,8 @@ class History:
     model: ModelId
     serving: Serving
     edits: EditReader
+    log: LedgerLog
+    keys: TrustedKeys = field(default_factory=TrustedKeys)
 
     def head(self, branch: BranchName = MAIN) -> Revision:
         """The newest revision of a branch.
@@ -151,14 +157,35 @@ class History:
     def audit(self) -> AuditView:
         """Recompute the chain, every digest, and the weights that are being served."""
         served = self._served()
+        found = self.ledger.audit(self.model, objection=self._objection)
         return AuditView(
-            ledger=self.ledger.audit(self.model),
+            ledger=replace(found, findings=(*found.findings, *self._changed_log())),
             served=served,
             served_digest_matches=served.weights.digest
             == served.revision.weights_digest
             == self._composed_anew(served.revision),
             base_digest_matches=self.engine.base_digest() == self.engine.describe().digest,
         )
+
+    def _objection(self, edit: Edit) -> str:
+        """What is wrong with the proposer's signature on ``edit``; empty if nothing."""
+        if edit.signature is None:
+            return ""
+        statement = Statement(
+            model=edit.model,
+            base=self.log.base,
+            proposer=edit.proposer,
+            request=edit.request,
+            request_id=edit.signature.request_id,
+        )
+        return self.keys.objection(edit.signature, statement)
+
+    def _changed_log(self) -> tuple[Finding, ...]:
+        """Where the stored log is no longer the one this server has read."""
+        try:
+            return self.log.compare(self.ledger.log.all_entries(self.model))
+        except LedgerCorruptError:  # the ledger's own audit names that entry
+            return ()
 
     def _served(self) -> Pinned:
         try:

@@ -6,7 +6,7 @@ a failed report is stored like any other, as evidence.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -24,6 +24,7 @@ from errata_server.domain.ids import MAIN, BranchName, EditId, ModelId, ReportId
 from errata_server.domain.measurements import PatchInspection, VerificationPlan
 from errata_server.domain.operations import Operation, OperationKind, ReportProgress
 from errata_server.domain.patches import Patch, ServedWeights
+from errata_server.domain.signatures import ProposerSignature, Statement
 from errata_server.domain.suites import require_suite_size
 from errata_server.ledger.ledger import Ledger
 from errata_server.service.calls import Call
@@ -34,6 +35,7 @@ from errata_server.service.ports import Engine
 from errata_server.service.serving import Serving
 from errata_server.service.suites import Suites
 from errata_server.service.views import EditView, Page, Pinned
+from errata_server.signing import TrustedKeys
 
 ANSWER_TOKENS = 12
 """Tokens the base model gets to answer a neighbour's prompt."""
@@ -52,9 +54,16 @@ class Proposals:
     planner: Planner
     suites: Suites
     now: Callable[[], datetime]
+    keys: TrustedKeys = field(default_factory=TrustedKeys)
+    """Whose signatures proposals may bear."""
 
     def propose(
-        self, request: EditRequest, call: Call, *, validate_only: bool = False
+        self,
+        request: EditRequest,
+        call: Call,
+        *,
+        validate_only: bool = False,
+        signature: ProposerSignature | None = None,
     ) -> Operation:
         """Compute a patch, check it and store both; the operation's result names them.
 
@@ -63,19 +72,22 @@ class Proposals:
             call: Who asks; a repeated request id gives the earlier operation.
             validate_only: Compute and store no edit; the operation ends well if the base
                 model does not give every target already, and its result is empty.
+            signature: The proposer's own, where there is one.
 
         Raises:
             RequestIdReusedError: the request id was used for something else.
-            (and everything `require_form` raises)
+            (and everything `require_form` and `require_signature` raise)
         """
         self.require_form(request)
-        work = self._validate if validate_only else self._propose
+        self.require_signature(request, call, signature)
+        work = self._validate if validate_only else partial(self._propose, signature)
         method = "validate" if validate_only else "propose"
+        signed = {"signature": asdict(signature)} if signature else {}
         return self.operations.submit(
             OperationKind.PROPOSE,
             actor=call.actor,
             request_id=call.request_id,
-            request_digest=call.digest(method, request=request.to_json()),
+            request_digest=call.digest(method, request=request.to_json(), **signed),
             work=lambda progress: work(request, call, progress),
         )
 
@@ -88,6 +100,25 @@ class Proposals:
         """
         self._require_suite(request.suite)
         self.engine.validate(request)
+
+    def require_signature(
+        self, request: EditRequest, call: Call, signature: ProposerSignature | None
+    ) -> None:
+        """Do nothing if ``request`` may be taken as it is signed.
+
+        Raises:
+            SignatureRequiredError: it is not signed and must be.
+            UntrustedKeyError: its key is not trusted, or no longer.
+            InvalidSignatureError: the signature is not one over what it asks for.
+        """
+        statement = Statement(
+            model=self.model,
+            base=self.engine.describe().digest,
+            proposer=call.actor,
+            request=request,
+            request_id=call.request_id,
+        )
+        self.keys.require(signature, statement)
 
     def verify(
         self, edit_id: EditId, call: Call, *, suite: tuple[CheckPrompt, ...] = ()
@@ -181,13 +212,18 @@ class Proposals:
         return {}
 
     def _propose(
-        self, request: EditRequest, call: Call, progress: ReportProgress
+        self,
+        signature: ProposerSignature | None,
+        request: EditRequest,
+        call: Call,
+        progress: ReportProgress,
     ) -> dict[str, Any]:
         held = held_prompts(self.planner.known_facts, request)
         ((_, found),) = self.engine.compute_patches([request], held=[held], progress=progress)
         if isinstance(found, ErrataError):
             raise found
         edit = self.edit_of(request, found, call, new_edit_id())
+        edit = replace(edit, signature=signature)
         return {"edit": edit.id, "report": self.store(edit, progress=progress).id}
 
     def edit_of(self, request: EditRequest, patch: Patch, call: Call, edit_id: EditId) -> Edit:

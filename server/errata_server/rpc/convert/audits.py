@@ -18,6 +18,7 @@ def audit_message(view: AuditView) -> ledger_pb2.AuditLedgerResponse:
         edits_checked=found.edits,
         artifacts_checked=found.artifacts,
         reports_checked=found.reports,
+        log_entries_checked=found.log_entries,
         served_digest_matches=view.served_digest_matches,
         base_digest_matches=view.base_digest_matches,
         served=revisions.served(view.served),

@@ -9,7 +9,7 @@ from errata_server.domain.errors import InvalidInputError
 from errata_server.domain.facts import EditRequest, Fact, clean_text
 from errata_server.domain.ids import EditId, ModelId
 from errata_server.domain.patches import PatchManifest
-from errata_server.rpc.convert import names, suites, values
+from errata_server.rpc.convert import names, signatures, suites, values
 from errata_server.service.views import EditView
 
 MOST_EDITS: Final = 10_000
@@ -129,6 +129,7 @@ def edit_message(view: EditView) -> types_pb2.Edit:
         ticket=edit.request.ticket,
         create_time=values.timestamp(edit.created_at),
         superseded_by=names.edit_name(edit.model, hidden_by) if hidden_by else "",
+        signature=signatures.signature_message(edit.signature),
     )
 
 
