@@ -28,14 +28,19 @@
     |   |-- NoEffectError
     |   |-- NotCalibratedError
     |   |-- ModelMismatchError
-    |   `-- SchemaMismatchError
+    |   |-- SchemaMismatchError
+    |   |-- ReadOnlyReplicaError     send it to a server that writes
+    |   `-- LeaseLostError           ask again, under a new request id
     |-- UnsupportedModelError        use a checkpoint errata can edit
     |-- UnavailableError             retry after a while
     |   |-- LedgerUnavailableError
+    |   |-- LeaseHeldError           send it to the server the message names
+    |   |-- QuarantinedError         ask another server
     |   `-- OverloadedError
     |-- CancelledError               the caller asked for it
     |-- OperationInterruptedError    ask for it again under a new request id
     |-- LedgerCorruptError           stop and run the audit
+    |   `-- DigestMismatchError
     |-- DeadlineError                wait longer, or ask for less
     |-- MissingExtraError            install what pictures and arrays need
     `-- InternalError                report it
@@ -221,6 +226,18 @@ class SchemaMismatchError(PreconditionError):
     reason = "SCHEMA_MISMATCH"
 
 
+class ReadOnlyReplicaError(PreconditionError):
+    """The server only follows a branch; the message says where one is that writes."""
+
+    reason = "READ_ONLY_REPLICA"
+
+
+class LeaseLostError(PreconditionError):
+    """Another server has taken over since the operation was started; ask for it again."""
+
+    reason = "LEASE_LOST"
+
+
 class UnsupportedModelError(ErrataError):
     """The checkpoint cannot be loaded safely or has no known projection to edit."""
 
@@ -237,6 +254,18 @@ class LedgerUnavailableError(UnavailableError):
     """The ledger's database does not answer."""
 
     reason = "LEDGER_UNAVAILABLE"
+
+
+class LeaseHeldError(UnavailableError):
+    """Another server carries out the operations of this model; the message names it."""
+
+    reason = "LEASE_HELD"
+
+
+class QuarantinedError(UnavailableError):
+    """The replica composed other weights than the ledger vouches for; ask another server."""
+
+    reason = "QUARANTINED"
 
 
 class OverloadedError(UnavailableError):
@@ -261,6 +290,12 @@ class LedgerCorruptError(ErrataError):
     """A stored row contradicts its digest or its neighbours; run the audit."""
 
     reason = "LEDGER_CORRUPT"
+
+
+class DigestMismatchError(LedgerCorruptError):
+    """What the server composed is not what the revision vouches for."""
+
+    reason = "DIGEST_MISMATCH"
 
 
 class DeadlineError(ErrataError):

@@ -26,7 +26,7 @@ from errata_server.domain.ids import (
     RevisionId,
 )
 from errata_server.domain.revisions import NO_PARENT, Revision, RevisionKind
-from errata_server.ledger import models, tables
+from errata_server.ledger import models, tables, wakeups
 from errata_server.ledger.bodies import corrupt, read_body
 from errata_server.ledger.edits import missing_edit
 from errata_server.ledger.tables import RowsQuery, StoredRow
@@ -230,6 +230,7 @@ def _insert(connection: Connection, revision: Revision) -> None:
     ]
     if uses:
         connection.execute(insert(tables.revision_edits), uses)
+    wakeups.announce(connection, revision)
 
 
 def head(connection: Connection, model: ModelId, branch: BranchName) -> Revision:
