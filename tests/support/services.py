@@ -14,6 +14,7 @@ from errata_server.domain.patches import Composition
 from errata_server.domain.policies import Policy
 from errata_server.domain.revisions import NO_PARENT, Revision, RevisionKind
 from errata_server.ledger.database import Database
+from errata_server.ledger.leases import Leases
 from errata_server.ledger.ledger import Ledger
 from errata_server.service.batches import Batches
 from errata_server.service.calls import Call
@@ -21,6 +22,7 @@ from errata_server.service.changes import Changes
 from errata_server.service.edits import EditReader
 from errata_server.service.history import History
 from errata_server.service.inference import Inference
+from errata_server.service.leases import LeaseKeeper
 from errata_server.service.models import Models
 from errata_server.service.operations import Operations
 from errata_server.service.plans import Planner
@@ -120,27 +122,34 @@ class Services:
 def open_services(
     url: str, *, engine: ScriptedEngine | None = None, policy: Policy | None = None
 ) -> Iterator[Services]:
-    """A started server over the migrated database at ``url``; closed at the end."""
+    """A started server over the migrated database at ``url``; closed at the end.
+
+    Where several are open on one ledger, whichever is asked takes the lease over at once.
+    """
     engine = engine or scripted_engine()
     database = Database(url)
     ledger = Ledger(database)
     ledger.register_model(MODEL, engine.describe(), genesis=genesis(engine))
     if engine.profile is not None:
         ledger.put_profile(MODEL, engine.profile)
-    services = _services(engine, ledger, policy or Policy())
-    services.operations.start()
+    lease = LeaseKeeper(Leases(database), MODEL, now=_noon, sole=True)
+    services = _services(engine, ledger, policy or Policy(), lease)
+    lease.start()
     services.serving.start()
     try:
         yield services
     finally:
         engine.resume.set()
         services.operations.close(grace=0)
+        lease.release()
         database.close()
 
 
-def _services(engine: ScriptedEngine, ledger: Ledger, policy: Policy) -> Services:
+def _services(
+    engine: ScriptedEngine, ledger: Ledger, policy: Policy, lease: LeaseKeeper
+) -> Services:
     known, serving = known_facts(), Serving(engine, ledger, MODEL)
-    operations = Operations(ledger, MODEL, now=_noon)
+    operations = Operations(ledger, MODEL, now=_noon, lease=lease)
     edits = EditReader(ledger=ledger, model=MODEL, serving=serving)
     planner = Planner(known_facts=known, drift_texts=DRIFT_TEXTS, policy=policy)
     upkeep = Upkeep(

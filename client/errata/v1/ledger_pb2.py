@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from errata.v1 import types_pb2 as errata_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x65rrata/v1/ledger.proto\x12\terrata.v1\x1a\x15\x65rrata/v1/types.proto\"0\n\x0eGetHeadRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x0e\n\x06\x62ranch\x18\x02 \x01(\t\"[\n\x0fGetHeadResponse\x12%\n\x08revision\x18\x01 \x01(\x0b\x32\x13.errata.v1.Revision\x12!\n\x06served\x18\x02 \x01(\x0b\x32\x11.errata.v1.Served\"\"\n\x12GetRevisionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"<\n\x13GetRevisionResponse\x12%\n\x08revision\x18\x01 \x01(\x0b\x32\x13.errata.v1.Revision\"]\n\x14ListRevisionsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x0e\n\x06\x62ranch\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"X\n\x15ListRevisionsResponse\x12&\n\trevisions\x18\x01 \x03(\x0b\x32\x13.errata.v1.Revision\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"@\n\x14\x44iffRevisionsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x0c\n\x04\x66rom\x18\x02 \x01(\t\x12\n\n\x02to\x18\x03 \x01(\t\"\xb6\x01\n\x15\x44iffRevisionsResponse\x12!\n\x04\x66rom\x18\x01 \x01(\x0b\x32\x13.errata.v1.Revision\x12\x1f\n\x02to\x18\x02 \x01(\x0b\x32\x13.errata.v1.Revision\x12\x1e\n\x05\x61\x64\x64\x65\x64\x18\x03 \x03(\x0b\x32\x0f.errata.v1.Edit\x12 \n\x07removed\x18\x04 \x03(\x0b\x32\x0f.errata.v1.Edit\x12\x17\n\x0funchanged_count\x18\x05 \x01(\x05\"O\n\x15WatchRevisionsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x0e\n\x06\x62ranch\x18\x02 \x01(\t\x12\x16\n\x0estart_sequence\x18\x03 \x01(\x03\"?\n\x16WatchRevisionsResponse\x12%\n\x08revision\x18\x01 \x01(\x0b\x32\x13.errata.v1.Revision\"L\n\x13ListBranchesRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"T\n\x14ListBranchesResponse\x12#\n\x08\x62ranches\x18\x01 \x03(\x0b\x32\x11.errata.v1.Branch\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"$\n\x12\x41uditLedgerRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\",\n\x0c\x41uditFinding\x12\x0b\n\x03row\x18\x01 \x01(\t\x12\x0f\n\x07problem\x18\x02 \x01(\t\"\x94\x02\n\x13\x41uditLedgerResponse\x12\r\n\x05\x63lean\x18\x01 \x01(\x08\x12)\n\x08\x66indings\x18\x02 \x03(\x0b\x32\x17.errata.v1.AuditFinding\x12\x19\n\x11revisions_checked\x18\x03 \x01(\x03\x12\x15\n\redits_checked\x18\x04 \x01(\x03\x12\x19\n\x11\x61rtifacts_checked\x18\x05 \x01(\x03\x12\x17\n\x0freports_checked\x18\x06 \x01(\x03\x12\x1d\n\x15served_digest_matches\x18\x07 \x01(\x08\x12\x1b\n\x13\x62\x61se_digest_matches\x18\x08 \x01(\x08\x12!\n\x06served\x18\t \x01(\x0b\x32\x11.errata.v1.Served2\xbf\x04\n\rLedgerService\x12@\n\x07GetHead\x12\x19.errata.v1.GetHeadRequest\x1a\x1a.errata.v1.GetHeadResponse\x12L\n\x0bGetRevision\x12\x1d.errata.v1.GetRevisionRequest\x1a\x1e.errata.v1.GetRevisionResponse\x12R\n\rListRevisions\x12\x1f.errata.v1.ListRevisionsRequest\x1a .errata.v1.ListRevisionsResponse\x12R\n\rDiffRevisions\x12\x1f.errata.v1.DiffRevisionsRequest\x1a .errata.v1.DiffRevisionsResponse\x12W\n\x0eWatchRevisions\x12 .errata.v1.WatchRevisionsRequest\x1a!.errata.v1.WatchRevisionsResponse0\x01\x12O\n\x0cListBranches\x12\x1e.errata.v1.ListBranchesRequest\x1a\x1f.errata.v1.ListBranchesResponse\x12L\n\x0b\x41uditLedger\x12\x1d.errata.v1.AuditLedgerRequest\x1a\x1e.errata.v1.AuditLedgerResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x65rrata/v1/ledger.proto\x12\terrata.v1\x1a\x15\x65rrata/v1/types.proto\"F\n\x0eGetHeadRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x0e\n\x06\x62ranch\x18\x02 \x01(\t\x12\x14\n\x0cmin_sequence\x18\x03 \x01(\x03\"[\n\x0fGetHeadResponse\x12%\n\x08revision\x18\x01 \x01(\x0b\x32\x13.errata.v1.Revision\x12!\n\x06served\x18\x02 \x01(\x0b\x32\x11.errata.v1.Served\"\"\n\x12GetRevisionRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"<\n\x13GetRevisionResponse\x12%\n\x08revision\x18\x01 \x01(\x0b\x32\x13.errata.v1.Revision\"]\n\x14ListRevisionsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x0e\n\x06\x62ranch\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"X\n\x15ListRevisionsResponse\x12&\n\trevisions\x18\x01 \x03(\x0b\x32\x13.errata.v1.Revision\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"@\n\x14\x44iffRevisionsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x0c\n\x04\x66rom\x18\x02 \x01(\t\x12\n\n\x02to\x18\x03 \x01(\t\"\xb6\x01\n\x15\x44iffRevisionsResponse\x12!\n\x04\x66rom\x18\x01 \x01(\x0b\x32\x13.errata.v1.Revision\x12\x1f\n\x02to\x18\x02 \x01(\x0b\x32\x13.errata.v1.Revision\x12\x1e\n\x05\x61\x64\x64\x65\x64\x18\x03 \x03(\x0b\x32\x0f.errata.v1.Edit\x12 \n\x07removed\x18\x04 \x03(\x0b\x32\x0f.errata.v1.Edit\x12\x17\n\x0funchanged_count\x18\x05 \x01(\x05\"O\n\x15WatchRevisionsRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x0e\n\x06\x62ranch\x18\x02 \x01(\t\x12\x16\n\x0estart_sequence\x18\x03 \x01(\x03\"?\n\x16WatchRevisionsResponse\x12%\n\x08revision\x18\x01 \x01(\x0b\x32\x13.errata.v1.Revision\"L\n\x13ListBranchesRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"T\n\x14ListBranchesResponse\x12#\n\x08\x62ranches\x18\x01 \x03(\x0b\x32\x11.errata.v1.Branch\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"$\n\x12\x41uditLedgerRequest\x12\x0e\n\x06parent\x18\x01 \x01(\t\",\n\x0c\x41uditFinding\x12\x0b\n\x03row\x18\x01 \x01(\t\x12\x0f\n\x07problem\x18\x02 \x01(\t\"\x94\x02\n\x13\x41uditLedgerResponse\x12\r\n\x05\x63lean\x18\x01 \x01(\x08\x12)\n\x08\x66indings\x18\x02 \x03(\x0b\x32\x17.errata.v1.AuditFinding\x12\x19\n\x11revisions_checked\x18\x03 \x01(\x03\x12\x15\n\redits_checked\x18\x04 \x01(\x03\x12\x19\n\x11\x61rtifacts_checked\x18\x05 \x01(\x03\x12\x17\n\x0freports_checked\x18\x06 \x01(\x03\x12\x1d\n\x15served_digest_matches\x18\x07 \x01(\x08\x12\x1b\n\x13\x62\x61se_digest_matches\x18\x08 \x01(\x08\x12!\n\x06served\x18\t \x01(\x0b\x32\x11.errata.v1.Served2\xbf\x04\n\rLedgerService\x12@\n\x07GetHead\x12\x19.errata.v1.GetHeadRequest\x1a\x1a.errata.v1.GetHeadResponse\x12L\n\x0bGetRevision\x12\x1d.errata.v1.GetRevisionRequest\x1a\x1e.errata.v1.GetRevisionResponse\x12R\n\rListRevisions\x12\x1f.errata.v1.ListRevisionsRequest\x1a .errata.v1.ListRevisionsResponse\x12R\n\rDiffRevisions\x12\x1f.errata.v1.DiffRevisionsRequest\x1a .errata.v1.DiffRevisionsResponse\x12W\n\x0eWatchRevisions\x12 .errata.v1.WatchRevisionsRequest\x1a!.errata.v1.WatchRevisionsResponse0\x01\x12O\n\x0cListBranches\x12\x1e.errata.v1.ListBranchesRequest\x1a\x1f.errata.v1.ListBranchesResponse\x12L\n\x0b\x41uditLedger\x12\x1d.errata.v1.AuditLedgerRequest\x1a\x1e.errata.v1.AuditLedgerResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,35 +33,35 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'errata.v1.ledger_pb2', _glo
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_GETHEADREQUEST']._serialized_start=60
-  _globals['_GETHEADREQUEST']._serialized_end=108
-  _globals['_GETHEADRESPONSE']._serialized_start=110
-  _globals['_GETHEADRESPONSE']._serialized_end=201
-  _globals['_GETREVISIONREQUEST']._serialized_start=203
-  _globals['_GETREVISIONREQUEST']._serialized_end=237
-  _globals['_GETREVISIONRESPONSE']._serialized_start=239
-  _globals['_GETREVISIONRESPONSE']._serialized_end=299
-  _globals['_LISTREVISIONSREQUEST']._serialized_start=301
-  _globals['_LISTREVISIONSREQUEST']._serialized_end=394
-  _globals['_LISTREVISIONSRESPONSE']._serialized_start=396
-  _globals['_LISTREVISIONSRESPONSE']._serialized_end=484
-  _globals['_DIFFREVISIONSREQUEST']._serialized_start=486
-  _globals['_DIFFREVISIONSREQUEST']._serialized_end=550
-  _globals['_DIFFREVISIONSRESPONSE']._serialized_start=553
-  _globals['_DIFFREVISIONSRESPONSE']._serialized_end=735
-  _globals['_WATCHREVISIONSREQUEST']._serialized_start=737
-  _globals['_WATCHREVISIONSREQUEST']._serialized_end=816
-  _globals['_WATCHREVISIONSRESPONSE']._serialized_start=818
-  _globals['_WATCHREVISIONSRESPONSE']._serialized_end=881
-  _globals['_LISTBRANCHESREQUEST']._serialized_start=883
-  _globals['_LISTBRANCHESREQUEST']._serialized_end=959
-  _globals['_LISTBRANCHESRESPONSE']._serialized_start=961
-  _globals['_LISTBRANCHESRESPONSE']._serialized_end=1045
-  _globals['_AUDITLEDGERREQUEST']._serialized_start=1047
-  _globals['_AUDITLEDGERREQUEST']._serialized_end=1083
-  _globals['_AUDITFINDING']._serialized_start=1085
-  _globals['_AUDITFINDING']._serialized_end=1129
-  _globals['_AUDITLEDGERRESPONSE']._serialized_start=1132
-  _globals['_AUDITLEDGERRESPONSE']._serialized_end=1408
-  _globals['_LEDGERSERVICE']._serialized_start=1411
-  _globals['_LEDGERSERVICE']._serialized_end=1986
+  _globals['_GETHEADREQUEST']._serialized_end=130
+  _globals['_GETHEADRESPONSE']._serialized_start=132
+  _globals['_GETHEADRESPONSE']._serialized_end=223
+  _globals['_GETREVISIONREQUEST']._serialized_start=225
+  _globals['_GETREVISIONREQUEST']._serialized_end=259
+  _globals['_GETREVISIONRESPONSE']._serialized_start=261
+  _globals['_GETREVISIONRESPONSE']._serialized_end=321
+  _globals['_LISTREVISIONSREQUEST']._serialized_start=323
+  _globals['_LISTREVISIONSREQUEST']._serialized_end=416
+  _globals['_LISTREVISIONSRESPONSE']._serialized_start=418
+  _globals['_LISTREVISIONSRESPONSE']._serialized_end=506
+  _globals['_DIFFREVISIONSREQUEST']._serialized_start=508
+  _globals['_DIFFREVISIONSREQUEST']._serialized_end=572
+  _globals['_DIFFREVISIONSRESPONSE']._serialized_start=575
+  _globals['_DIFFREVISIONSRESPONSE']._serialized_end=757
+  _globals['_WATCHREVISIONSREQUEST']._serialized_start=759
+  _globals['_WATCHREVISIONSREQUEST']._serialized_end=838
+  _globals['_WATCHREVISIONSRESPONSE']._serialized_start=840
+  _globals['_WATCHREVISIONSRESPONSE']._serialized_end=903
+  _globals['_LISTBRANCHESREQUEST']._serialized_start=905
+  _globals['_LISTBRANCHESREQUEST']._serialized_end=981
+  _globals['_LISTBRANCHESRESPONSE']._serialized_start=983
+  _globals['_LISTBRANCHESRESPONSE']._serialized_end=1067
+  _globals['_AUDITLEDGERREQUEST']._serialized_start=1069
+  _globals['_AUDITLEDGERREQUEST']._serialized_end=1105
+  _globals['_AUDITFINDING']._serialized_start=1107
+  _globals['_AUDITFINDING']._serialized_end=1151
+  _globals['_AUDITLEDGERRESPONSE']._serialized_start=1154
+  _globals['_AUDITLEDGERRESPONSE']._serialized_end=1430
+  _globals['_LEDGERSERVICE']._serialized_start=1433
+  _globals['_LEDGERSERVICE']._serialized_end=2008
 # @@protoc_insertion_point(module_scope)

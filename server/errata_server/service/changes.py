@@ -22,7 +22,7 @@ from errata_server.domain.errors import (
     RequestIdReusedError,
     StaleRevisionError,
 )
-from errata_server.domain.ids import MAIN, BranchName, Digest, EditId, ModelId
+from errata_server.domain.ids import BranchName, Digest, EditId, ModelId
 from errata_server.domain.revisions import EditReference, Revision, RevisionKind
 from errata_server.ledger.ledger import Ledger
 from errata_server.service.calls import Call
@@ -213,7 +213,7 @@ class Changes:
             if committed.id != prepared.revision.id:  # another server took the same request
                 self.serving.refresh()
                 return self.serving.at(committed.id)
-            if change.branch == MAIN:
+            if self.serving.follows(change.branch):
                 with telemetry.stage("publish"):
                     self.serving.publish(prepared)
             if change.kind is RevisionKind.REVERT:
@@ -223,7 +223,7 @@ class Changes:
 
     def _top(self, change: _Change) -> _Top:
         """The branch's head, once it is what the caller expects."""
-        if change.branch == MAIN:
+        if self.serving.follows(change.branch):
             pinned = self.serving.refresh()
             top = _Top(pinned.revision, pinned.applied)
         else:
