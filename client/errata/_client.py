@@ -22,6 +22,7 @@ from errata import (
     _watch,
 )
 from errata import _types as types
+from errata._acknowledged import Acknowledged
 from errata._averages import AverageTrace, TracedFact
 from errata._batches import EditProposal, ProposedBatch
 from errata._calls import Call, EditReference, Scope
@@ -65,6 +66,8 @@ class Client:
         model: ``bundled`` or ``models/bundled``; may be left out where the server has one.
         timeout: Seconds one call may take; operations and watches go on for longer.
         actor: In whose name changes are made; else ``ERRATA_ACTOR``, else the login name.
+        read_your_writes: Have `generate`, `score` and `head` see every change this client has
+            been told is committed, whichever server answers: one that is behind waits for it.
 
     Use it as a context manager, or ``close`` it. It may be shared between threads. A call
     that fails because the server is away is tried again a few times, under the same
@@ -78,9 +81,13 @@ class Client:
         model: str | None = None,
         timeout: float | None = None,
         actor: str | None = None,
+        read_your_writes: bool = False,
     ) -> None:
         self._config = Config.resolve(address=address, timeout=timeout, actor=actor)
         self._model = model_name(model)
+        self._acknowledged = Acknowledged()
+        self._reads_own_writes = read_your_writes
+        self._home = ""
         self._channel = grpc.insecure_channel(self._config.address, options=CHANNEL_OPTIONS)
 
     @property
@@ -257,9 +264,14 @@ class Client:
         """
         return self._run(_calls.get_report(report))
 
-    def head(self, branch: str = "") -> types.Change:
-        """The newest revision of a branch (main where empty), and what is served."""
-        return self._run(_calls.get_head(branch))
+    def head(self, branch: str = "", *, min_sequence: int = 0) -> types.Change:
+        """The newest revision of a branch (the server's own where empty), and what is served.
+
+        Raises:
+            UnavailableError: the branch has not come to ``min_sequence`` in time.
+        """
+        least = min_sequence or self._own_writes(branch)
+        return self._run(_calls.get_head(branch, least))
 
     def revision(self, reference: str) -> types.Revision:
         """One revision, by id, prefix of 6 characters or more, sequence or branch.
@@ -315,13 +327,16 @@ class Client:
 
         Raises:
             PromptTooLongError: prompt and continuation do not fit the context.
+            UnavailableError: the server has not come to ``min_sequence`` in time.
         """
+        options.setdefault("min_sequence", self._own_writes(options.get("revision", "")))
         return Generation(self._stream(_calls.generate(prompt, **options), self._config.timeout))
 
     def score(
         self, prompt: str, continuations: Iterable[str], **options: Unpack[ReadOptions]
     ) -> types.PromptScore:
         """Log-probabilities of continuations, and a digest of the prompt's logits."""
+        options.setdefault("min_sequence", self._own_writes(options.get("revision", "")))
         return self._run(_calls.score(prompt, continuations, **options))
 
     def calibrate(
@@ -400,6 +415,15 @@ class Client:
             self._model = only_model(self.models())
         return Scope(model=self._model, actor=self._config.actor)
 
+    def _own_writes(self, branch: str) -> int:
+        """The sequence a read of ``branch`` is to see, or of what the server answers from."""
+        if not self._reads_own_writes or not self._acknowledged:
+            return 0
+        if not branch and not self._home:
+            standing = self.model().standing
+            self._home = standing.branch if standing is not None else "main"
+        return self._acknowledged.least(branch or self._home)
+
     def _run(self, call: Call[Any, T]) -> T:
         request = call.request(self._scope(call))
         method = self._channel.unary_unary(
@@ -411,7 +435,9 @@ class Client:
             reply = method(request, timeout=self._config.timeout)
         except grpc.RpcError as error:
             raise _errors.from_rpc_error(error, self.address) from None
-        return call.parse(reply)
+        result = call.parse(reply)
+        self._acknowledged.note(call, result)
+        return result
 
     def _stream(self, call: Call[Any, T], timeout: float | None = None) -> Generator[T]:
         request = call.request(self._scope(call))

@@ -14,7 +14,7 @@ down_revision = "0002"
 branch_labels = None
 depends_on = None
 
-TOKEN_MOVES: Final = """
+MISPLACED: Final = """
     NEW.model <> OLD.model OR NEW.token < OLD.token OR NEW.token > OLD.token + 1
     OR (NEW.holder <> OLD.holder AND NEW.token = OLD.token)
 """
@@ -60,7 +60,7 @@ def create_sqlite_triggers() -> None:
     taken = "EXISTS (SELECT 1 FROM leases WHERE model = NEW.model)"
     for name, event, condition, message in (
         ("insert_guard", "INSERT", taken, KEPT),
-        ("update_guard", "UPDATE", TOKEN_MOVES, BACKWARDS),
+        ("update_guard", "UPDATE", MISPLACED, BACKWARDS),
         ("delete_guard", "DELETE", "1", KEPT),
     ):
         op.execute(
@@ -75,7 +75,7 @@ def create_postgresql_triggers() -> None:
         "CREATE FUNCTION errata_lease_guard() RETURNS trigger LANGUAGE plpgsql AS $body$ BEGIN "
         f"IF TG_OP <> 'UPDATE' THEN RAISE EXCEPTION '{KEPT}' "
         "USING ERRCODE = 'restrict_violation'; END IF; "
-        f"IF {TOKEN_MOVES} THEN RAISE EXCEPTION '{BACKWARDS}' "
+        f"IF {MISPLACED} THEN RAISE EXCEPTION '{BACKWARDS}' "
         "USING ERRCODE = 'restrict_violation'; END IF; RETURN NEW; END $body$"
     )
     for name, event in (

@@ -16,27 +16,15 @@ from errata_server.service.following import Follower
 from errata_server.service.serving import Serving
 from errata_server.service.standing import Standing
 from tests.support import MODEL
-from tests.support.scripted_engine import ScriptedEngine
-from tests.support.services import PATIENCE, scripted_engine
+from tests.support.doubtful_engine import doubtful_engine
+from tests.support.services import PATIENCE
 
 NEEDLE = "Space Needle is in the city of"
 
 
-class Doubtful(ScriptedEngine):
-    """An engine that composes other weights than everybody else while told so."""
-
-    wrong = False
-
-    def compose(self, patches, load, composition):
-        weights = super().compose(patches, load, composition)
-        if self.wrong:
-            object.__setattr__(weights, "digest", weights.digest[::-1])
-        return weights
-
-
 @pytest.fixture
 def engine():
-    return Doubtful(base=scripted_engine().base)
+    return doubtful_engine()
 
 
 @pytest.fixture

@@ -14,10 +14,11 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from sqlalchemy import text
+from sqlalchemy import insert, select, text
 
-from errata_server.ledger.database import Database
+from errata_server.ledger.database import Database, ledger_engine
 from errata_server.ledger.migrate import migrate
+from errata_server.ledger.tables import metadata
 
 KINDS = ("sqlite", "postgresql")
 TEMPLATE = "errata_template"
@@ -56,6 +57,14 @@ class PostgresqlServer:
         """Drop ``database``, closing whatever is connected to it."""
         with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
             connection.execute(f'DROP DATABASE "{database}" WITH (FORCE)')
+
+    def pause(self) -> None:
+        """Stop the server as an operator would; every connection is cut off."""
+        self._server.stop()
+
+    def resume(self) -> None:
+        """Start it again, at the same place."""
+        self._server.ensure_postgres_running()
 
     @property
     def socket(self) -> Path:
@@ -117,6 +126,18 @@ def _postgresql_database(server: PostgresqlServer, template: str) -> Iterator[st
     name = f"test_{next(_numbers)}"
     yield server.create(name, template=template)
     server.drop(name)
+
+
+def copy_rows(source: str, target: str) -> None:
+    """Every row of the ledger at ``source`` into the migrated, empty one at ``target``."""
+    engines = [ledger_engine(url) for url in (source, target)]
+    with engines[0].connect() as reading, engines[1].begin() as writing:
+        for table in metadata.sorted_tables:
+            rows = [dict(row) for row in reading.execute(select(table)).mappings()]
+            if rows:
+                writing.execute(insert(table), rows)
+    for engine in engines:
+        engine.dispose()
 
 
 def row_count(url: str, table: str) -> int:

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+import errata
 from errata.cli import _render as render
 from errata.cli import _render_upkeep as render_upkeep
 from errata.cli._options import Author, command
@@ -15,15 +16,25 @@ app = typer.Typer()
 
 @command(app, "status")
 def status(session: Session) -> None:
-    """Show the served model, where its ledger stands, and the model's health."""
-    model, head = session.client.model(), session.client.head()
-    health = session.client.health()
+    """Show the served model, where its ledger stands, and the model's health.
+
+    A server that has lost its ledger, or has taken itself out, still says so.
+    """
+    model = session.client.model()
+    head: errata.Revision | None = None
+    health: errata.ModelHealth | None = None
+    warnings: tuple[str, ...] = ()
+    try:
+        head, health = session.client.head().revision, session.client.health()
+        warnings = health.warnings
+    except (errata.LedgerUnavailableError, errata.QuarantinedError) as error:
+        warnings = (str(error),)
     session.screen.result(
-        {"model": model, "head": head.revision, "served": head.served, "health": health},
+        {"model": model, "head": head, "served": model.served, "health": health},
         render.status(model, head),
-        *render_upkeep.health(health),
+        *(render_upkeep.health(health) if health is not None else ()),
     )
-    session.warn(health.warnings)
+    session.warn(warnings)
 
 
 @command(app, "calibrate")

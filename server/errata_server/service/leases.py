@@ -155,8 +155,9 @@ class LeaseKeeper:
         """The error for whatever a replica does not do; says where to send it."""
         lease = self.last()
         where = "a server that was started without --follow"
-        if lease is not None and not lease.ended and lease.address:
-            where = f"the server at {lease.address}"
+        if lease is not None and lease.address:
+            last = f"the server at {lease.address}"
+            where = f"{last}, if it is still there, or to {where}" if lease.ended else last
         return ReadOnlyReplicaError(
             f"this server follows a branch and changes nothing; send this to {where}",
             writer="" if lease is None else lease.address,
