@@ -9,6 +9,7 @@ import threading
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from sqlalchemy import text
 
 from errata.v1 import ledger_pb2, ledger_pb2_grpc
 from errata_server import app, files
@@ -16,13 +17,17 @@ from errata_server.config import load_settings
 from errata_server.domain.errors import (
     InvalidInputError,
     LedgerCorruptError,
+    LedgerUnavailableError,
     ModelMismatchError,
+    ReadOnlyReplicaError,
     SchemaMismatchError,
+    UnavailableError,
     UnsupportedModelError,
 )
 from errata_server.domain.ids import MAIN
 from errata_server.ledger.ledger import Ledger
 from tests.support import MODEL
+from tests.support.doubtful_engine import doubtful_engine
 from tests.support.loopback import serving
 from tests.support.scripted_engine import ScriptedEngine
 from tests.support.services import scripted_engine
@@ -169,3 +174,91 @@ def test_a_build_without_a_bundled_model_says_so(tmp_path, monkeypatch):
 
     with pytest.raises(UnsupportedModelError, match="name one with --model"):
         app.load_engine(load_settings(ledger=f"sqlite:///{tmp_path / 'l.db'}"))
+
+
+def following(folder, engine=None, **given):
+    """A replica of the ledger in ``folder``, put together and not started."""
+    settings = settings_for(folder, follow="main", **given)
+    return app.assemble(settings, engine or scripted_engine(), app.open_ledger(settings))
+
+
+async def test_a_replica_waits_for_a_ledger_that_is_away(tmp_path):
+    with serving(tmp_path):
+        pass
+    ledger = (tmp_path / "ledger.db").rename(tmp_path / "away.db")
+    server = following(tmp_path)
+    starting = asyncio.create_task(server.start())
+    await asyncio.sleep(0.3)
+    made = (tmp_path / "ledger.db").exists()
+    waited = not starting.done()
+
+    ledger.rename(tmp_path / "ledger.db")
+    ready = await asyncio.wait_for(starting, 60)
+    await server.stop(0)
+    assert waited
+    assert not made
+
+    assert (ready.branch, ready.sequence) == ("main", 0)
+
+
+async def test_a_replica_that_waits_can_be_stopped(tmp_path):
+    server = following(tmp_path)
+    starting = asyncio.create_task(server.start())
+    await asyncio.sleep(0.3)
+
+    await server.stop(0)
+
+    with pytest.raises(UnavailableError, match="told to stop"):
+        await starting
+
+
+def test_a_replica_writes_nothing(tmp_path):
+    with serving(tmp_path):
+        pass
+    server = following(tmp_path)
+
+    with pytest.raises(ReadOnlyReplicaError):
+        server._services.changes.ledger.put_artifact(b"x")
+    with pytest.raises(LedgerUnavailableError), server._database.reading() as connection:
+        connection.execute(text("INSERT INTO artifacts VALUES ('a', 'b')"))
+    server._close()
+
+
+async def test_a_replica_that_differs_at_once_is_not_ready_until_it_agrees(tmp_path):
+    with serving(tmp_path):
+        pass
+    engine = doubtful_engine(wrong=True)
+    server = following(tmp_path, engine)
+    address = f"unix:{tmp_path / 's'}"
+    server._settings = server._settings.model_copy(update={"listen": address})
+    starting = asyncio.create_task(server.start())
+    async with grpc.aio.insecure_channel(address) as channel:
+        stub = ledger_pb2_grpc.LedgerServiceStub(channel)
+        audit = await _patiently(
+            lambda: stub.AuditLedger(ledger_pb2.AuditLedgerRequest(parent=PARENT))
+        )
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await stub.GetHead(ledger_pb2.GetHeadRequest(parent=PARENT))
+        check = health_pb2_grpc.HealthStub(channel).Check
+        early = await check(health_pb2.HealthCheckRequest())
+        assert not starting.done()
+        engine.wrong = False
+        await asyncio.wait_for(starting, 60)
+        late = await check(health_pb2.HealthCheckRequest())
+    await server.stop(0)
+
+    assert not audit.served_digest_matches
+    assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert "QUARANTINED" in str(refused.value.trailing_metadata())
+    assert early.status == health_pb2.HealthCheckResponse.NOT_SERVING
+    assert late.status == health_pb2.HealthCheckResponse.SERVING
+
+
+async def _patiently(ask):
+    """The answer of ``ask`` once the server answers such calls."""
+    for _ in range(200):
+        try:
+            return await ask()
+        except grpc.aio.AioRpcError:
+            await asyncio.sleep(0.05)
+    return await ask()

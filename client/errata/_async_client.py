@@ -22,6 +22,7 @@ from errata import (
     _watch,
 )
 from errata import _types as types
+from errata._acknowledged import Acknowledged
 from errata._averages import AverageTrace, TracedFact
 from errata._batches import EditProposal, ProposedBatch
 from errata._calls import Call, EditReference, Scope
@@ -79,9 +80,13 @@ class AsyncClient(AsyncEvidenceMethods):
         model: str | None = None,
         timeout: float | None = None,
         actor: str | None = None,
+        read_your_writes: bool = False,
     ) -> None:
         self._config = Config.resolve(address=address, timeout=timeout, actor=actor)
         self._model = model_name(model)
+        self._acknowledged = Acknowledged()
+        self._reads_own_writes = read_your_writes
+        self._home = ""
         self._channel = grpc.aio.insecure_channel(self._config.address, options=CHANNEL_OPTIONS)
 
     @property
@@ -201,9 +206,10 @@ class AsyncClient(AsyncEvidenceMethods):
         """As `Client.report`."""
         return await self._run(_calls.get_report(report))
 
-    async def head(self, branch: str = "") -> types.Change:
+    async def head(self, branch: str = "", *, min_sequence: int = 0) -> types.Change:
         """As `Client.head`."""
-        return await self._run(_calls.get_head(branch))
+        least = min_sequence or await self._own_writes(branch)
+        return await self._run(_calls.get_head(branch, least))
 
     async def revision(self, reference: str) -> types.Revision:
         """As `Client.revision`."""
@@ -267,6 +273,7 @@ class AsyncClient(AsyncEvidenceMethods):
 
     async def generate(self, prompt: str, **options: Unpack[GenerateOptions]) -> AsyncGeneration:
         """As `Client.generate`."""
+        options.setdefault("min_sequence", await self._own_writes(options.get("revision", "")))
         chunks = self._stream(_calls.generate(prompt, **options), self._config.timeout)
         return AsyncGeneration(await anext(chunks, None), chunks)
 
@@ -274,6 +281,7 @@ class AsyncClient(AsyncEvidenceMethods):
         self, prompt: str, continuations: Iterable[str], **options: Unpack[ReadOptions]
     ) -> types.PromptScore:
         """As `Client.score`."""
+        options.setdefault("min_sequence", await self._own_writes(options.get("revision", "")))
         return await self._run(_calls.score(prompt, continuations, **options))
 
     async def calibrate(
@@ -330,6 +338,15 @@ class AsyncClient(AsyncEvidenceMethods):
         base = (await self.model()).digest if key else ""
         return Scope(model=self._model, actor=self._config.actor, base=base, proposer_key=key)
 
+    async def _own_writes(self, branch: str) -> int:
+        """The sequence a read of ``branch`` is to see, or of what the server answers from."""
+        if not self._reads_own_writes or not self._acknowledged:
+            return 0
+        if not branch and not self._home:
+            standing = (await self.model()).standing
+            self._home = standing.branch if standing is not None else "main"
+        return self._acknowledged.least(branch or self._home)
+
     async def _run(self, call: Call[Any, T]) -> T:
         request = call.request(await self._scope(call))
         method = self._channel.unary_unary(
@@ -341,7 +358,9 @@ class AsyncClient(AsyncEvidenceMethods):
             reply = await method(request, timeout=self._config.timeout)
         except grpc.RpcError as error:
             raise _errors.from_rpc_error(error, self.address) from None
-        return call.parse(reply)
+        result = call.parse(reply)
+        self._acknowledged.note(call, result)
+        return result
 
     async def _stream(self, call: Call[Any, T], timeout: float | None = None) -> AsyncGenerator[T]:  # noqa: ASYNC109 - gRPC enforces it on the wire
         request = call.request(await self._scope(call))

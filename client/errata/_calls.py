@@ -106,6 +106,9 @@ class Call(Generic[Reply, Result]):
     build: Callable[[Scope], Message]
     parse: Callable[[Reply], Result]
     needs_model: bool = True
+    acknowledges: bool = False
+    """Whether the revision in its result is committed."""
+
     signs: bool = False
     """Whether a proposer's key signs it, where there is one."""
 
@@ -258,6 +261,7 @@ def apply(
             **_change_fields(scope, options),
         ),
         parse=messages.applied,
+        acknowledges=not options.get("validate_only", False),
     )
 
 
@@ -278,6 +282,7 @@ def revert(
             **_change_fields(scope, options),
         ),
         parse=messages.change,
+        acknowledges=not options.get("validate_only", False),
     )
 
 
@@ -336,13 +341,16 @@ def get_report(report: str) -> Call[edits_pb2.GetReportResponse, types.Report]:
     )
 
 
-def get_head(branch: str) -> Call[ledger_pb2.GetHeadResponse, types.Change]:
+def get_head(branch: str, min_sequence: int = 0) -> Call[ledger_pb2.GetHeadResponse, types.Change]:
     """Read the newest revision of a branch."""
     return Call(
         method=f"/{_LEDGER}/GetHead",
         reply=ledger_pb2.GetHeadResponse,
-        build=lambda scope: ledger_pb2.GetHeadRequest(parent=scope.model, branch=branch),
+        build=lambda scope: ledger_pb2.GetHeadRequest(
+            parent=scope.model, branch=branch, min_sequence=min_sequence
+        ),
         parse=messages.change,
+        acknowledges=True,
     )
 
 

@@ -1,7 +1,6 @@
 """The synchronous client: each method names its call; the logic is in `errata._calls`.
 
-Invariants: no gRPC error leaves this module; every public method has a twin of the same
-signature in `errata._async_client`.
+Invariants: no gRPC error leaves it; every public method has a twin in `errata._async_client`.
 """
 
 import time
@@ -23,6 +22,7 @@ from errata import (
     _watch,
 )
 from errata import _types as types
+from errata._acknowledged import Acknowledged
 from errata._averages import AverageTrace, TracedFact
 from errata._batches import EditProposal, ProposedBatch
 from errata._calls import Call, EditReference, Scope
@@ -68,12 +68,12 @@ class Client(EvidenceMethods):
     Args:
         address: ``host:port``; else ``ERRATA_ADDRESS``, else ``127.0.0.1:50051``.
         model: ``bundled`` or ``models/bundled``; may be left out where the server has one.
-        timeout: Seconds one call may take; operations and watches go on for longer.
+        timeout: Seconds one call may take; operations and watches go on.
         actor: In whose name changes are made; else ``ERRATA_ACTOR``, else the login name.
+        read_your_writes: `generate`, `score` and `head` see every change this client was told of.
 
-    Use it as a context manager, or ``close`` it. It may be shared between threads. A call
-    that fails because the server is away is tried again a few times, under the same
-    request id.
+    Use it as a context manager, or ``close`` it; threads may share it. A call that finds the
+    server away is tried again a few times, under the same request id.
     """
 
     def __init__(
@@ -83,9 +83,13 @@ class Client(EvidenceMethods):
         model: str | None = None,
         timeout: float | None = None,
         actor: str | None = None,
+        read_your_writes: bool = False,
     ) -> None:
         self._config = Config.resolve(address=address, timeout=timeout, actor=actor)
         self._model = model_name(model)
+        self._acknowledged = Acknowledged()
+        self._reads_own_writes = read_your_writes
+        self._home = ""
         self._channel = grpc.insecure_channel(self._config.address, options=CHANNEL_OPTIONS)
 
     @property
@@ -262,9 +266,14 @@ class Client(EvidenceMethods):
         """
         return self._run(_calls.get_report(report))
 
-    def head(self, branch: str = "") -> types.Change:
-        """The newest revision of a branch (main where empty), and what is served."""
-        return self._run(_calls.get_head(branch))
+    def head(self, branch: str = "", *, min_sequence: int = 0) -> types.Change:
+        """The newest revision of a branch (the server's own where empty), and what is served.
+
+        Raises:
+            UnavailableError: the branch has not come to ``min_sequence`` in time.
+        """
+        least = min_sequence or self._own_writes(branch)
+        return self._run(_calls.get_head(branch, least))
 
     def revision(self, reference: str) -> types.Revision:
         """One revision, by id, prefix of 6 characters or more, sequence or branch.
@@ -351,13 +360,16 @@ class Client(EvidenceMethods):
 
         Raises:
             PromptTooLongError: prompt and continuation do not fit the context.
+            UnavailableError: the server has not come to ``min_sequence`` in time.
         """
+        options.setdefault("min_sequence", self._own_writes(options.get("revision", "")))
         return Generation(self._stream(_calls.generate(prompt, **options), self._config.timeout))
 
     def score(
         self, prompt: str, continuations: Iterable[str], **options: Unpack[ReadOptions]
     ) -> types.PromptScore:
         """Log-probabilities of continuations, and a digest of the prompt's logits."""
+        options.setdefault("min_sequence", self._own_writes(options.get("revision", "")))
         return self._run(_calls.score(prompt, continuations, **options))
 
     def calibrate(
@@ -438,6 +450,15 @@ class Client(EvidenceMethods):
         base = self.model().digest if key else ""
         return Scope(model=self._model, actor=self._config.actor, base=base, proposer_key=key)
 
+    def _own_writes(self, branch: str) -> int:
+        """The sequence a read of ``branch`` is to see, or of what the server answers from."""
+        if not self._reads_own_writes or not self._acknowledged:
+            return 0
+        if not branch and not self._home:
+            standing = self.model().standing
+            self._home = standing.branch if standing is not None else "main"
+        return self._acknowledged.least(branch or self._home)
+
     def _run(self, call: Call[Any, T]) -> T:
         request = call.request(self._scope(call))
         method = self._channel.unary_unary(
@@ -449,7 +470,9 @@ class Client(EvidenceMethods):
             reply = method(request, timeout=self._config.timeout)
         except grpc.RpcError as error:
             raise _errors.from_rpc_error(error, self.address) from None
-        return call.parse(reply)
+        result = call.parse(reply)
+        self._acknowledged.note(call, result)
+        return result
 
     def _stream(self, call: Call[Any, T], timeout: float | None = None) -> Generator[T]:
         request = call.request(self._scope(call))

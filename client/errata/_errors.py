@@ -34,14 +34,19 @@
     |   |-- ModelMismatchError
     |   |-- UntrustedKeyError
     |   |-- SignatureRequiredError
-    |   `-- SchemaMismatchError
+    |   |-- SchemaMismatchError
+    |   |-- ReadOnlyReplicaError     send it to a server that writes
+    |   `-- LeaseLostError           ask again, under a new request id
     |-- UnsupportedModelError        use a checkpoint errata can edit
     |-- UnavailableError             retry after a while
     |   |-- LedgerUnavailableError
+    |   |-- LeaseHeldError           send it to the server the message names
+    |   |-- QuarantinedError         ask another server
     |   `-- OverloadedError
     |-- CancelledError               the caller asked for it
     |-- OperationInterruptedError    ask for it again under a new request id
     |-- LedgerCorruptError           stop and run the audit
+    |   `-- DigestMismatchError
     |-- ProofError                   trust nothing the server says of its log
     |-- DeadlineError                wait longer, or ask for less
     |-- MissingExtraError            install what pictures and arrays need
@@ -264,6 +269,18 @@ class SchemaMismatchError(PreconditionError):
     reason = "SCHEMA_MISMATCH"
 
 
+class ReadOnlyReplicaError(PreconditionError):
+    """The server only follows a branch; the message says where one is that writes."""
+
+    reason = "READ_ONLY_REPLICA"
+
+
+class LeaseLostError(PreconditionError):
+    """Another server has taken over since the operation was started; ask for it again."""
+
+    reason = "LEASE_LOST"
+
+
 class UnsupportedModelError(ErrataError):
     """The checkpoint cannot be loaded safely or has no known projection to edit."""
 
@@ -280,6 +297,18 @@ class LedgerUnavailableError(UnavailableError):
     """The ledger's database does not answer."""
 
     reason = "LEDGER_UNAVAILABLE"
+
+
+class LeaseHeldError(UnavailableError):
+    """Another server carries out the operations of this model; the message names it."""
+
+    reason = "LEASE_HELD"
+
+
+class QuarantinedError(UnavailableError):
+    """The replica composed other weights than the ledger vouches for; ask another server."""
+
+    reason = "QUARANTINED"
 
 
 class OverloadedError(UnavailableError):
@@ -310,6 +339,12 @@ class ProofError(ErrataError):
     """What the server sent does not prove what it is said to prove."""
 
     reason = "PROOF_INVALID"
+
+
+class DigestMismatchError(LedgerCorruptError):
+    """What the server composed is not what the revision vouches for."""
+
+    reason = "DIGEST_MISMATCH"
 
 
 class DeadlineError(ErrataError):

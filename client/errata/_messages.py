@@ -324,6 +324,28 @@ def model(message: models_pb2.Model) -> types.Model:
         applied_edits=message.applied_edits,
         started_at=time(message.start_time),
         server_version=message.server_version,
+        standing=_standing(message.standing) if message.HasField("standing") else None,
+    )
+
+
+def _standing(message: models_pb2.Standing) -> types.Standing:
+    return types.Standing(
+        branch=message.branch,
+        replica=message.replica,
+        reachable=message.reachable,
+        staleness_seconds=message.staleness_seconds,
+        lag=message.lag,
+        quarantine=message.quarantine,
+        lease=_lease(message.lease) if message.HasField("lease") else None,
+    )
+
+
+def _lease(message: models_pb2.Lease) -> types.Lease:
+    return types.Lease(
+        holder=message.holder,
+        address=message.address,
+        token=message.token,
+        remaining_seconds=message.remaining_seconds,
     )
 
 

@@ -181,10 +181,10 @@ class ReadOptions(TypedDict, total=False):
     """Which weights are to answer."""
 
     revision: str
-    """A revision, sequence or branch, or ``base``; the head of main where not given."""
+    """A revision, sequence or branch, or ``base``; the head of the server's branch if not given."""
 
     min_sequence: int
-    """Answer from this sequence on main or a later one: read your own writes."""
+    """Answer from this sequence of the branch or a later one; a server that is behind waits."""
 
 
 class GenerateOptions(ReadOptions, total=False):

@@ -371,6 +371,45 @@ class Profile:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """One server's right to carry out operations on a model."""
+
+    holder: str
+    address: str
+    """Where the holder says it can be reached."""
+
+    token: int
+    remaining_seconds: float
+    """Until it ends, unless it is renewed; not above 0 where it has ended."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """How a server stands to its ledger."""
+
+    branch: str
+    """What it answers from where no revision is named."""
+
+    replica: bool
+    """Whether it only follows: it refuses whatever changes the ledger."""
+
+    reachable: bool
+    """Whether the ledger answered when it was last asked."""
+
+    staleness_seconds: float
+    """Since the ledger last answered."""
+
+    lag: int
+    """Revisions of the branch that it knows of and does not serve yet."""
+
+    quarantine: str
+    """Why it has taken itself out; empty while it answers."""
+
+    lease: Lease | None
+    """Who carries out operations, as last heard of."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
     """The served checkpoint and how it stands."""
 
@@ -392,6 +431,8 @@ class Model:
     applied_edits: int
     started_at: datetime | None
     server_version: str
+    standing: Standing | None = None
+    """None where the server is older than that."""
 
     @property
     def id(self) -> str:

@@ -84,6 +84,20 @@ def serve(
         str | None,
         typer.Option(help="HOST:PORT; port 0 takes any.", show_default="127.0.0.1:50051"),
     ] = None,
+    follow: Annotated[
+        str | None,
+        typer.Option(help="Follow this branch as a replica, which only reads.", metavar="BRANCH"),
+    ] = None,
+    advertise: Annotated[
+        str | None,
+        typer.Option(help="Where other servers send callers to this one.", metavar="HOST:PORT"),
+    ] = None,
+    lease_seconds: Annotated[
+        float | None, typer.Option(help="How long others wait once this server has vanished.")
+    ] = None,
+    read_wait_seconds: Annotated[
+        float | None, typer.Option(help="Most a read waits for its min_sequence.")
+    ] = None,
     metrics_port: Annotated[
         int | None, typer.Option(help="Serve Prometheus metrics here; 0 takes any port.")
     ] = None,

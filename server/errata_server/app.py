@@ -1,18 +1,19 @@
 """The composition root: the only module that imports every layer.
 
 Invariants: health says SERVING only after the ledger has been replayed and its digests
-agree; what was opened is closed in the opposite order; nothing here decides anything about
-edits.
+agree; what was opened is closed in the opposite order; the lease is given up once nothing runs
+under it; nothing here decides anything about edits.
 """
 
 import asyncio
 import json
 import os
 import signal
-import threading
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Final
 from wsgiref.simple_server import WSGIServer
@@ -30,33 +31,28 @@ from errata_server.domain.errors import (
     UnavailableError,
     UnsupportedModelError,
 )
-from errata_server.domain.ids import MAIN, ModelId, RequestId
+from errata_server.domain.ids import MAIN, BranchName, ModelId, RequestId
 from errata_server.domain.operations import ReportProgress
 from errata_server.domain.patches import Composition
 from errata_server.domain.profiles import Profile
 from errata_server.domain.revisions import NO_PARENT, Revision, RevisionKind
 from errata_server.ledger.database import Database
+from errata_server.ledger.leases import Leases
 from errata_server.ledger.ledger import Ledger
 from errata_server.ledger.migrate import migrate
-from errata_server.rpc.calls import Pools
+from errata_server.ledger.models import require_same_checkpoint
+from errata_server.ledger.wakeups import Listener
+from errata_server.rpc.assembly import Sources, services_over
 from errata_server.rpc.server import Limits, RpcServer
 from errata_server.rpc.services import Services
-from errata_server.service.batches import Batches
-from errata_server.service.branches import Branches
-from errata_server.service.changes import Changes
-from errata_server.service.edits import EditReader
-from errata_server.service.history import History
-from errata_server.service.inference import Inference
-from errata_server.service.ledger_log import LedgerLog
-from errata_server.service.models import Models
+from errata_server.service.leases import LeaseKeeper
+from errata_server.service.opening import Opening
 from errata_server.service.operations import Operations
 from errata_server.service.plans import Planner
 from errata_server.service.ports import Engine
-from errata_server.service.proposals import Proposals
 from errata_server.service.serving import Serving
-from errata_server.service.traces import Traces
-from errata_server.service.upkeep import Upkeep
-from errata_server.signing import SigningKey, TrustedKeys
+from errata_server.service.standing import Standing
+from errata_server.service.views import Pinned
 from errata_server.version import VERSION
 
 LOOPBACK: Final = "127.0.0.1"
@@ -73,6 +69,7 @@ class Ready:
 
     pid: int
     model: ModelId
+    branch: str
     revision: str
     sequence: int
 
@@ -85,6 +82,7 @@ class Ready:
                 "metrics": self.metrics,
                 "pid": self.pid,
                 "model": self.model,
+                "branch": self.branch,
                 "revision": self.revision,
                 "sequence": self.sequence,
             }
@@ -95,51 +93,88 @@ class App:
     """A server from its start to its end."""
 
     def __init__(
-        self, settings: Settings, engine: Engine, database: Database, services: Services
+        self,
+        settings: Settings,
+        engine: Engine,
+        database: Database,
+        services: Services,
+        join: Callable[[], None],
     ) -> None:
+        """Put together what has been opened; ``join`` is what the ledger is asked for first."""
         self._settings = settings
+        self._join = join
         self._engine = engine
         self._database = database
         self._services = services
         self._rpc: RpcServer | None = None
         self._metrics: WSGIServer | None = None
-        self._stopped = threading.Event()
-        self._following = threading.Thread(
-            target=services.serving.follow, args=(self._stopped,), name="follow", daemon=True
+        self._opening = Opening(
+            services.serving,
+            services.operations.lease,
+            Listener(settings.ledger, services.model),
         )
+        self._stopping = False
+        self._telling: asyncio.Task[None] | None = None
+        self._replaying: asyncio.Future[Pinned] | None = None
 
     async def start(self) -> Ready:
         """Listen, replay the ledger, then say SERVING.
 
+        A replica waits for a database that is away, and for weights that agree.
+
         Raises:
-            UnavailableError: the address or the database cannot be had.
+            UnavailableError: the address or the database cannot be had, or `stop` came first.
             LedgerCorruptError: the composed weights are not what the head vouches for.
+            NotFoundError: a replica's model or branch is not in the ledger.
         """
         settings = self._settings
         limits = Limits(
             max_message_bytes=settings.max_message_bytes,
             max_concurrent_rpcs=settings.max_concurrent_rpcs,
         )
-        # Before any call can start an operation that this would take for an abandoned one.
-        interrupted = await asyncio.to_thread(self._services.operations.start)
         self._rpc = RpcServer(self._services, limits)
         address = await self._rpc.listen(settings.listen)
         metrics = self._serve_metrics()
-        pinned = await asyncio.to_thread(self._services.serving.start)
-        self._following.start()
+        pinned = await self._replayed(self._rpc, address)
+        self._opening.follow()
         await self._rpc.open()
         ready = Ready(
             address=address,
             metrics=metrics,
             pid=os.getpid(),
             model=self._services.model,
+            branch=pinned.revision.branch,
             revision=pinned.revision.id,
             sequence=pinned.revision.sequence,
         )
-        _log.info("ready", sequence=ready.sequence, interrupted_operations=interrupted)
+        _log.info("ready", sequence=ready.sequence, replica=bool(settings.follow))
         if settings.ready_file is not None:
             _write_whole(settings.ready_file, ready.to_json())
         return ready
+
+    async def _replayed(self, rpc: RpcServer, address: str) -> Pinned:
+        """The head that is served, while health is told of every change."""
+        loop, standing = asyncio.get_running_loop(), self._services.serving.standing
+
+        def tell() -> None:
+            self._telling = loop.create_task(rpc.tell())
+
+        def changed() -> None:
+            if not self._stopping:
+                loop.call_soon_threadsafe(tell)
+
+        def refused() -> None:  # nothing but its examination is let through
+            asyncio.run_coroutine_threadsafe(rpc.open(), loop).result()
+
+        def prepare() -> None:
+            self._join()
+            # Before any call can start an operation that this would take for an abandoned one.
+            self._services.operations.lease.start(_advertised(self._settings, address))
+
+        standing.on_change(changed)
+        replay = asyncio.to_thread(self._opening.replay, prepare, refused)
+        self._replaying = asyncio.ensure_future(replay)
+        return await self._replaying
 
     async def serve_until_stopped(self, announce: Callable[[Ready], None]) -> None:
         """Start, ``announce`` it, serve until SIGTERM or SIGINT, and drain.
@@ -151,16 +186,27 @@ class App:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, asked.set)
+        starting = asyncio.create_task(self.start())
+        waiting = asyncio.create_task(asked.wait())
         try:
-            announce(await self.start())
-            await asked.wait()
+            await asyncio.wait({starting, waiting}, return_when=asyncio.FIRST_COMPLETED)
+            if starting.done():
+                announce(starting.result())
+                await waiting
+            else:  # a replica may be waiting for its database
+                self._opening.stop()
+                await asyncio.wait({starting})
         finally:
+            waiting.cancel()
             await self.stop(self._settings.drain_seconds)
 
     async def stop(self, grace: float) -> None:
         """Drain for at most ``grace`` seconds, then close everything."""
         _log.info("stopping", grace=grace)
-        self._stopped.set()
+        self._stopping = True
+        self._opening.stop()
+        if self._replaying is not None:
+            await asyncio.wait({self._replaying})
         # Side by side: a client may be waiting for an operation that is still running.
         ended = asyncio.to_thread(self._services.operations.close, grace)
         if self._rpc is None:
@@ -189,8 +235,8 @@ class App:
         if self._metrics is not None:
             self._metrics.shutdown()
             self._metrics.server_close()
-        if self._following.is_alive():
-            self._following.join()
+        self._opening.close()
+        self._services.operations.lease.release()
         self._services.pools.close()
         self._engine.close()
         self._database.close()
@@ -208,7 +254,8 @@ def build(settings: Settings) -> App:
     """
     database = open_ledger(settings)
     try:
-        database.claim()
+        if not settings.follow:
+            database.claim()
         return assemble(settings, load_engine(settings), database)
     except BaseException:
         database.close()
@@ -226,120 +273,72 @@ def assemble(settings: Settings, engine: Engine, database: Database) -> App:
     known_facts = files.read_known_facts(settings.known_facts)
     texts = files.read_texts(settings.texts)
     ledger, model = Ledger(database), settings.model_id
-    register(ledger, model, engine, policy.composition)
-    adopt_profile(ledger, model, engine, bundled=settings.model == BUNDLED)
+    if not settings.follow:
+        register(ledger, model, engine, policy.composition)
+        adopt_profile(ledger, model, engine, bundled=settings.model == BUNDLED)
     telemetry.describe_build(VERSION)
     telemetry.describe_model(engine.describe())
     planner = Planner(known_facts=known_facts, drift_texts=texts.drift, policy=policy)
-    services = _services(settings, engine, ledger, planner, texts.corpus)
-    return App(settings, engine, database, services)
-
-
-def _services(
-    settings: Settings,
-    engine: Engine,
-    ledger: Ledger,
-    planner: Planner,
-    corpus: tuple[str, ...],
-) -> Services:
-    """The use cases over one model and its ledger."""
-    model = settings.model_id
-    serving = Serving(engine, ledger, model)
-    operations = Operations(ledger, model, now=_now)
-    edits = EditReader(ledger=ledger, model=model, serving=serving)
-    upkeep = Upkeep(
-        engine=engine,
-        ledger=ledger,
-        model=model,
-        serving=serving,
-        operations=operations,
-        planner=planner,
+    standing = Standing(BranchName(settings.follow) or MAIN, replica=bool(settings.follow))
+    lease = LeaseKeeper(
+        Leases(database),
+        model,
         now=_now,
+        seconds=settings.lease_seconds,
+        sole=database.claimed,
+        replica=standing.replica,
     )
-    keys = TrustedKeys.read(settings.trusted_keys, required=settings.require_signatures)
-    signing = None if settings.signing_key is None else SigningKey.read(settings.signing_key)
-    log = LedgerLog(ledger=ledger, model=model, base=engine.describe().digest, key=signing)
-    proposals = _proposals(upkeep, edits, keys)
-    changes = Changes(
-        engine=engine, ledger=ledger, model=model, serving=serving, edits=edits, now=_now
+    serving = Serving(engine, ledger, model, standing=standing)
+    operations = Operations(ledger, model, now=_now, lease=lease)
+    services = services_over(
+        settings, serving, operations, Sources(planner=planner, corpus=texts.corpus), now=_now
     )
-    return Services(
-        model=model,
-        log=log,
-        proposals=proposals,
-        batches=Batches(proposals=proposals),
-        changes=changes,
-        branches=Branches(
-            ledger=ledger, model=model, serving=serving, edits=edits, changes=changes
-        ),
-        history=_history(upkeep, edits, log, keys),
-        inference=Inference(engine=engine, serving=serving),
-        models=Models(
-            engine=engine,
-            ledger=ledger,
-            model=model,
-            serving=serving,
-            operations=operations,
-            known_facts=planner.known_facts,
-            texts=corpus,
-            now=_now,
-            started_at=_now(),
-        ),
-        operations=operations,
-        serving=serving,
-        traces=Traces(
-            engine=engine,
-            ledger=ledger,
-            serving=serving,
-            operations=operations,
-            known_facts=planner.known_facts,
-            memory_mib=settings.trace_memory_mib,
-        ),
-        upkeep=upkeep,
-        pools=Pools(),
-    )
+    join = partial(_join, database, ledger, model, engine) if settings.follow else _nothing
+    return App(settings, engine, database, services, join)
 
 
-def _history(upkeep: Upkeep, edits: EditReader, log: LedgerLog, keys: TrustedKeys) -> History:
-    """The history of what the upkeep looks at, with its log."""
-    return History(
-        engine=upkeep.engine,
-        ledger=upkeep.ledger,
-        model=upkeep.model,
-        serving=upkeep.serving,
-        edits=edits,
-        log=log,
-        keys=keys,
-    )
+def _join(database: Database, ledger: Ledger, model: ModelId, engine: Engine) -> None:
+    """Do nothing but read if a replica with this ``engine`` can follow the ledger's ``model``.
+
+    Raises:
+        SchemaMismatchError: the ledger must be migrated first.
+        ModelNotFoundError: no server has made the model known yet.
+        ModelMismatchError: the ledger's history belongs to another checkpoint.
+        LedgerUnavailableError: the database does not answer.
+    """
+    database.check_schema()
+    stored, given = ledger.model(model).digest, engine.describe().digest
+    require_same_checkpoint(model, stored=stored, given=given)
+    adopt_profile(ledger, model, engine, bundled=False)
 
 
-def _proposals(upkeep: Upkeep, edits: EditReader, keys: TrustedKeys) -> Proposals:
-    """Proposals over what the upkeep looks at, judged by its suites."""
-    return Proposals(
-        engine=upkeep.engine,
-        ledger=upkeep.ledger,
-        model=upkeep.model,
-        serving=upkeep.serving,
-        operations=upkeep.operations,
-        edits=edits,
-        planner=upkeep.planner,
-        suites=upkeep.suites,
-        now=upkeep.now,
-        keys=keys,
-    )
+def _nothing() -> None:
+    """What a server that writes still has to do before its ledger is replayed."""
+
+
+def _advertised(settings: Settings, address: str) -> str:
+    """Where other servers send callers to this one, which listens at ``address``."""
+    if settings.advertise or address.startswith("unix:"):
+        return settings.advertise or address
+    host, port = split_address(address)
+    everywhere = host in {"0.0.0.0", "::"}  # noqa: S104 - read, not bound
+    return f"{socket.gethostname()}:{port}" if everywhere else address
 
 
 def open_ledger(settings: Settings) -> Database:
     """The ledger's database with the schema this server knows.
 
-    A SQLite file belongs to this server alone and is migrated here; PostgreSQL may have
-    other servers on it, so migrating is the operator's decision.
+    A SQLite file belongs to one server that writes and is migrated by it; PostgreSQL may have
+    others on it, so migrating is the operator's decision. A replica asks for nothing here, as
+    its database may be away.
 
     Raises:
         SchemaMismatchError: the ledger must be migrated first, or is newer than this server.
         LedgerUnavailableError: the database does not answer.
         InvalidInputError: the URL is malformed.
     """
+    if settings.follow:
+        return Database(settings.ledger, read_only=True)
     if settings.ledger.startswith("sqlite"):
         migrate(settings.ledger)
     database = Database(settings.ledger)

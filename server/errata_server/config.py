@@ -21,6 +21,7 @@ BUNDLED: Final = "bundled"
 
 _MODEL_ID: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 _NOT_IN_MODEL_ID: Final = re.compile(r"[^a-z0-9._-]+")
+_BRANCH: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _ADDRESS: Final = re.compile(r"(?P<host>\[[^\]]+\]|[^:\[\]]+):(?P<port>\d{1,5})")
 _HIGHEST_PORT: Final = 65_535
 _MEBIBYTE: Final = 1024 * 1024
@@ -46,6 +47,18 @@ class Settings(BaseSettings):
 
     ledger: str = Field(default="sqlite:///errata.db", min_length=1, repr=False)
     """URL of the ledger's database."""
+
+    follow: str = Field(default="", max_length=128)
+    """A branch to follow: the server becomes a replica, which changes nothing in the ledger."""
+
+    advertise: str = Field(default="", max_length=256)
+    """Where other servers say that this one is reached; its listening address where empty."""
+
+    lease_seconds: float = Field(default=15.0, ge=1, le=3_600, allow_inf_nan=False)
+    """How long others wait before they carry out operations after this server has vanished."""
+
+    read_wait_seconds: float = Field(default=5.0, ge=0, le=600, allow_inf_nan=False)
+    """Most a read waits for a ``min_sequence`` that is not served here yet."""
 
     listen: str = "127.0.0.1:50051"
     """Host and port, or ``unix:PATH``; port 0 takes any free one."""
@@ -97,6 +110,13 @@ class Settings(BaseSettings):
     def _listen_is_an_address(cls, value: str) -> str:
         if not value.startswith("unix:"):
             split_address(value)
+        return value
+
+    @field_validator("follow")
+    @classmethod
+    def _follow_is_a_branch(cls, value: str) -> str:
+        if value and not _BRANCH.fullmatch(value):
+            raise ValueError("must be a branch's name, such as main")
         return value
 
     @model_validator(mode="before")

@@ -9,7 +9,7 @@ that stock dashboards read them.
 import logging
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from time import perf_counter
@@ -108,10 +108,15 @@ _REVERTS = _counter("errata_reverts_total", "Reverting revisions.", ("kind",))
 _OPERATIONS = _counter("errata_operations_total", "Operations ended.", ("kind", "outcome"))
 _RUNNING = _gauge("errata_operations_running", "Operations not ended.", ("kind",))
 _LIVE = _gauge("errata_live_edits", "Edits acting on the served model.")
-_APPLIED = _gauge("errata_applied_edits", "Edits applied on main, superseded ones included.")
-_HEAD = _gauge("errata_head_sequence", "Sequence of main's head in the ledger.")
+_APPLIED = _gauge("errata_applied_edits", "Edits applied on the branch, superseded ones included.")
+_HEAD = _gauge("errata_head_sequence", "Sequence of the branch's head in the ledger.")
 _SERVED = _gauge("errata_served_sequence", "Sequence of the revision this server answers with.")
 _LOG = _gauge("errata_log_entries", "Entries of the log when it was last read.")
+_LAG = _gauge("errata_ledger_lag_revisions", "Known revisions that are not served yet.")
+_STALENESS = _gauge("errata_ledger_staleness_seconds", "Since the ledger last answered.")
+_REACHABLE = _gauge("errata_ledger_up", "1 while the ledger answers.")
+_QUARANTINED = _gauge("errata_quarantined", "1 while a replica has taken itself out.")
+_LEASE = _gauge("errata_lease_held", "1 while this server carries out operations.")
 _DRIFT = _gauge("errata_drift_ratio", "Perplexity of fixed texts, served over base.")
 _HEALTH = _gauge("errata_health_status", "0 well, 1 retrain soon, 2 hurt.")
 _LAYER_EDITS = _gauge("errata_layer_live_edits", "Live edits of a layer.", ("layer",))
@@ -166,11 +171,32 @@ def count_revert(kind: str) -> None:
 
 
 def set_ledger(*, live: int, applied: int, head: int, served: int) -> None:
-    """Tell what main has applied and which of its sequences is being served."""
+    """Tell what the branch has applied and which of its sequences is being served."""
     _LIVE.set(live)
     _APPLIED.set(applied)
     _HEAD.set(head)
     _SERVED.set(served)
+    _LAG.set(max(0, head - served))
+
+
+def watch_staleness(seconds: Callable[[], float]) -> None:
+    """Ask ``seconds`` at every scrape how long ago the ledger last answered."""
+    _STALENESS.set_function(seconds)
+
+
+def ledger_reachable(*, reachable: bool) -> None:
+    """Tell whether the ledger answered when it was last asked."""
+    _REACHABLE.set(reachable)
+
+
+def set_quarantined(*, quarantined: bool) -> None:
+    """Tell whether this replica has taken itself out."""
+    _QUARANTINED.set(quarantined)
+
+
+def set_lease_held(*, held: bool) -> None:
+    """Tell whether this server carries out the model's operations."""
+    _LEASE.set(held)
 
 
 def observe_log(entries: int) -> None:

@@ -1,6 +1,7 @@
 """Watching revisions: no gaps, no repeats, whatever the server does meanwhile."""
 
 import threading
+from functools import partial
 from itertools import islice
 
 import pytest
@@ -9,7 +10,7 @@ import errata
 from errata import _messages
 from errata._watch import Cursor
 from errata.v1 import types_pb2
-from tests.support.loopback import serving
+from tests.support import loopback
 
 
 def revision(sequence):
@@ -81,8 +82,9 @@ def test_the_whole_history_can_be_watched(client, moved):
     assert seen == list(client.revisions())[::-1]
 
 
-def test_a_watch_goes_on_after_a_restart_without_gaps_or_repeats(folder, moved):
+def test_a_watch_goes_on_after_a_restart_without_gaps_or_repeats(folder, ledger_url, moved):
     """The server is stopped and started twice while one watcher watches."""
+    serving = partial(loopback.serving, ledger_url=ledger_url)
     seen: list[errata.Revision] = []
 
     def watch(address):

@@ -170,10 +170,11 @@ class Server:
         self.assembled = torch_servers.assemble(folder, workshop.engine(), policy=LENIENT)
         self.services, self.ledger = self.assembled.services, self.assembled.ledger
         self.services.serving.start()
-        self.services.operations.start()
+        self.services.operations.lease.start()
 
     def close(self) -> None:
         self.services.operations.close(grace=0)
+        self.services.operations.lease.release()
         self.services.pools.close()
         self.assembled.database.close()
 

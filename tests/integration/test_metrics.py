@@ -131,3 +131,14 @@ def test_the_build_and_the_architecture_are_told_and_no_name(server, wire):
     assert model == {"architecture": "scripted", "layers": "2", "dtype": "float32"}
     labels = [value for _, pairs in samples for _, value in pairs]
     assert not [text for text in labels if text.startswith(FORBIDDEN)]
+
+
+def test_how_a_server_stands_to_its_ledger_is_told(server, wire):
+    wire.applied(wire.proposed())
+    samples = scrape(server)
+
+    assert read(samples, "errata_ledger_up") == 1
+    assert read(samples, "errata_ledger_lag_revisions") == 0
+    assert read(samples, "errata_quarantined") == 0
+    assert read(samples, "errata_lease_held") == 1
+    assert 0 <= read(samples, "errata_ledger_staleness_seconds") < 60

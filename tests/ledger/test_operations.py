@@ -12,11 +12,9 @@ from errata_server.domain.errors import (
     RequestIdReusedError,
 )
 from errata_server.domain.ids import ModelId, OperationId
-from errata_server.domain.operations import OperationFailure, OperationKind, OperationState
-from errata_server.ledger.bodies import operation_body
+from errata_server.domain.operations import OperationFailure, OperationState
 from tests.support import MODEL, NOON
 from tests.support.histories import operation
-from tests.support.tampering import tampering
 
 LATER = NOON + timedelta(minutes=5)
 
@@ -91,38 +89,3 @@ def test_operations_are_listed_newest_first_page_by_page(chronicler):
     second = chronicler.ledger.operations(MODEL, limit=2, after=first[-1].id)
 
     assert first + second == started[::-1]
-
-
-def test_what_ran_when_the_server_stopped_is_ended_as_interrupted(chronicler):
-    ledger = chronicler.ledger
-    done = ledger.start_operation(operation("op-1", request_id="r-1"))
-    ledger.finish_operation(succeeded(done))
-    lost = ledger.start_operation(operation("op-2", request_id="r-2"))
-
-    assert ledger.interrupt_running_operations(MODEL, at=LATER) == 1
-    assert ledger.interrupt_running_operations(MODEL) == 0
-
-    ended = ledger.operation(lost.id)
-    assert (ended.state, ended.finished_at) == (OperationState.FAILED, LATER)
-    assert ended.failure is not None
-    assert ended.failure.reason == "INTERRUPTED"
-    assert ledger.operation(done.id) == succeeded(done)
-
-
-def test_a_kind_of_a_newer_server_is_listed_and_interrupted_like_any_other(chronicler, ledger_url):
-    ledger = chronicler.ledger
-    ledger.start_operation(operation())
-    name, body = "export_adapter", operation_body(operation())
-    with tampering(ledger_url) as execute:
-        newer = body.decode().replace('"kind":"propose"', f'"kind":"{name}"')
-        execute(f"UPDATE operations SET body = {_literal(newer, ledger_url)}")
-
-    assert [found.kind for found in ledger.operations(MODEL, 10)] == [OperationKind.OTHER]
-    assert ledger.interrupt_running_operations(MODEL, at=LATER) == 1
-    assert ledger.operation(operation().id).state is OperationState.FAILED
-
-
-def _literal(text, url):
-    """``text`` as a literal of bytes."""
-    hexadecimal = text.encode().hex()
-    return f"X'{hexadecimal}'" if url.startswith("sqlite") else f"'\\x{hexadecimal}'"

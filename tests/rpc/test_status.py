@@ -63,7 +63,12 @@ def test_an_error_has_the_detail_that_fits_it(error, detail):
 def test_only_what_may_be_retried_is_unavailable():
     retried = {error for error, code in status.STATUS_OF.items() if code == code_pb2.UNAVAILABLE}
 
-    assert retried == {errors.UnavailableError, errors.LedgerUnavailableError}
+    assert retried == {
+        errors.UnavailableError,
+        errors.LedgerUnavailableError,
+        errors.LeaseHeldError,
+        errors.QuarantinedError,
+    }
 
 
 def test_a_status_stays_small_however_long_the_error(server, wire):

@@ -17,8 +17,11 @@ from errata_server.domain.errors import (
 )
 from errata_server.domain.ids import Digest, ModelId, OperationId, RequestId
 from errata_server.domain.operations import OperationKind, OperationState, Progress
+from errata_server.ledger.database import Database
+from errata_server.ledger.leases import Leases
 from errata_server.ledger.ledger import Ledger
 from errata_server.service import operations as operations_module
+from errata_server.service.leases import LeaseKeeper
 from errata_server.service.operations import MAX_WAITING, Operations
 from tests.support import MODEL, NOON
 from tests.support.services import PATIENCE, open_services
@@ -32,6 +35,10 @@ def submit(operations, work, request_id="r-1", content="a"):
         request_digest=Digest(content),
         work=work,
     )
+
+
+def noon():
+    return NOON
 
 
 class Counted:
@@ -232,7 +239,7 @@ def test_what_an_earlier_process_left_running_is_failed_at_the_next_start(url, h
 
 def test_an_operation_of_another_server_is_not_cancelled_here(services, url, held):
     started = submit(services.operations, held)
-    elsewhere = Operations(services.ledger, MODEL, now=lambda: NOON)
+    elsewhere = Operations(services.ledger, MODEL, now=noon, lease=services.operations.lease)
 
     with pytest.raises(PreconditionError, match="another server"):
         elsewhere.cancel(started.id)
@@ -260,13 +267,16 @@ def test_closing_lets_short_work_finish(services, held):
     assert services.operations.get(started.id).state is OperationState.SUCCEEDED
 
 
-def test_nothing_runs_that_the_ledger_did_not_record(services):
+def test_nothing_runs_that_the_ledger_did_not_record(services, url):
     work = Counted()
-    unknown = Operations(services.ledger, ModelId("unknown"), now=lambda: NOON)
+    model, database = ModelId("unknown"), Database(url)
+    lease = LeaseKeeper(Leases(database), model, now=noon)
+    unknown = Operations(services.ledger, model, now=noon, lease=lease)
 
     with pytest.raises(ModelNotFoundError):
         submit(unknown, work)
     unknown.close(grace=PATIENCE)
+    database.close()
 
     assert work.runs == 0
 

@@ -14,7 +14,9 @@ from errata_server.domain.errors import (
     UnavailableError,
 )
 from errata_server.domain.patches import Composition
+from errata_server.ledger.ledger import Ledger
 from errata_server.service import serving as serving_module
+from errata_server.service.following import Follower
 from errata_server.service.serving import Serving
 from tests.support import MODEL
 from tests.support.scripted_engine import ScriptedEngine
@@ -153,7 +155,7 @@ def test_a_server_catches_up_with_what_another_committed(services, other):
 def test_a_follower_catches_up_by_itself(services, other):
     stop = threading.Event()
     thread = threading.Thread(
-        target=services.serving.follow, args=(stop,), kwargs={"interval": 0.01}
+        target=Follower(services.serving).run, args=(stop,), kwargs={"interval": 0.01}
     )
     thread.start()
     other.apply(other.proposed())
@@ -170,14 +172,15 @@ def test_a_follower_outlives_whatever_is_wrong_with_the_database(services, monke
     stop, again = threading.Event(), threading.Event()
     failures = iter([SchemaMismatchError("no such table"), ModelNotFoundError("no row")])
 
-    def refresh():
+    def head(self, model, branch):
         for failure in failures:
             raise failure
         again.set()
+        return services.serving.head().revision
 
-    monkeypatch.setattr(services.serving, "refresh", refresh)
+    monkeypatch.setattr(Ledger, "head", head)
     thread = threading.Thread(
-        target=services.serving.follow, args=(stop,), kwargs={"interval": 0.01}
+        target=Follower(services.serving).run, args=(stop,), kwargs={"interval": 0.01}
     )
     thread.start()
 

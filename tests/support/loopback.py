@@ -41,14 +41,19 @@ def serving(
     engine: ScriptedEngine | None = None,
     metrics_port: int | None = None,
     grace: float = 1.0,
+    ledger_url: str = "",
     **given: object,
 ) -> Iterator[Loopback]:
-    """Serve the ledger in ``folder`` until the context ends; enter it again to restart."""
+    """Serve the ledger in ``folder`` until the context ends; enter it again to restart.
+
+    With ``ledger_url`` the ledger is elsewhere; with ``follow`` the server is a replica, and
+    another one must have made the model known.
+    """
     engine = engine or scripted_engine()
     settings = load_settings(
         model="scripted",
         model_id=MODEL,
-        ledger=f"sqlite:///{folder / 'ledger.db'}",
+        ledger=ledger_url or f"sqlite:///{folder / 'ledger.db'}",
         listen=listen,
         metrics_port=metrics_port,
         known_facts=_known_facts_file(folder),
@@ -57,10 +62,11 @@ def serving(
         **given,
     )
     database = app.open_ledger(settings)
-    ledger = Ledger(database)
-    app.register(ledger, MODEL, engine, Composition.GUARDED)
-    if engine.profile is not None:
-        ledger.put_profile(MODEL, engine.profile)
+    if not settings.follow:
+        ledger = Ledger(database)
+        app.register(ledger, MODEL, engine, Composition.GUARDED)
+        if engine.profile is not None:
+            ledger.put_profile(MODEL, engine.profile)
     with running(app.assemble(settings, engine, database), grace=grace) as ready:
         try:
             yield Loopback(

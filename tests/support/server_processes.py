@@ -30,16 +30,23 @@ class ServerProcess:
 
 
 @contextmanager
-def server_process(folder: Path, checkpoint: Path, *arguments: str) -> Iterator[ServerProcess]:
-    """``errata-server serve`` on the files that `torch_servers.assemble` left in ``folder``."""
-    ready, log = folder / "ready.json", folder / "server.log"
+def server_process(
+    folder: Path, checkpoint: Path, *arguments: str, name: str = "server", ledger: str = ""
+) -> Iterator[ServerProcess]:
+    """``errata-server serve`` on the files that `torch_servers.assemble` left in ``folder``.
+
+    Several may run in one folder under names of their own; ``ledger`` is another one than the
+    folder's.
+    """
+    ready, log = folder / f"{name}-ready.json", folder / f"{name}.log"
     ready.unlink(missing_ok=True)
     files = {"--policy": "policy", "--known-facts": "known_facts", "--texts": "texts"}
     command = [sys.executable, "-m", "errata_server", "serve", "--listen", "127.0.0.1:0"]
-    command += ["--model", str(checkpoint), "--model-id", TINY, "--ledger", ledger_url(folder)]
+    command += ["--model", str(checkpoint), "--model-id", TINY]
+    command += ["--ledger", ledger or ledger_url(folder)]
     command += ["--cache", str(folder / "cache"), "--ready-file", str(ready)]
-    for option, name in files.items():
-        command += [option, str(folder / f"{name}.json")]
+    for option, file in files.items():
+        command += [option, str(folder / f"{file}.json")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     with log.open("wb") as stderr:
         process = subprocess.Popen(

@@ -14,6 +14,7 @@ from errata_server.domain.patches import Composition
 from errata_server.domain.policies import Policy
 from errata_server.domain.revisions import NO_PARENT, Revision, RevisionKind
 from errata_server.ledger.database import Database
+from errata_server.ledger.leases import Leases
 from errata_server.ledger.ledger import Ledger
 from errata_server.service.batches import Batches
 from errata_server.service.branches import Branches
@@ -22,6 +23,7 @@ from errata_server.service.changes import Changes
 from errata_server.service.edits import EditReader
 from errata_server.service.history import History
 from errata_server.service.inference import Inference
+from errata_server.service.leases import LeaseKeeper
 from errata_server.service.ledger_log import LedgerLog
 from errata_server.service.models import Models
 from errata_server.service.operations import Operations
@@ -130,7 +132,10 @@ def open_services(
     keys: TrustedKeys | None = None,
     signing: SigningKey | None = None,
 ) -> Iterator[Services]:
-    """A started server over the migrated database at ``url``; closed at the end."""
+    """A started server over the migrated database at ``url``; closed at the end.
+
+    Where several are open on one ledger, whichever is asked takes the lease over at once.
+    """
     engine = engine or scripted_engine()
     database = Database(url)
     ledger = Ledger(database)
@@ -138,22 +143,30 @@ def open_services(
     if engine.profile is not None:
         ledger.put_profile(MODEL, engine.profile)
     log = LedgerLog(ledger=ledger, model=MODEL, base=engine.describe().digest, key=signing)
-    services = _services(engine, ledger, policy or Policy(), log, keys or TrustedKeys())
-    services.operations.start()
+    lease = LeaseKeeper(Leases(database), MODEL, now=_noon, sole=True)
+    evidence = (log, keys or TrustedKeys())
+    services = _services(engine, ledger, policy or Policy(), lease, evidence)
+    lease.start()
     services.serving.start()
     try:
         yield services
     finally:
         engine.resume.set()
         services.operations.close(grace=0)
+        lease.release()
         database.close()
 
 
 def _services(
-    engine: ScriptedEngine, ledger: Ledger, policy: Policy, log: LedgerLog, keys: TrustedKeys
+    engine: ScriptedEngine,
+    ledger: Ledger,
+    policy: Policy,
+    lease: LeaseKeeper,
+    evidence: tuple[LedgerLog, TrustedKeys],
 ) -> Services:
+    log, keys = evidence
     known, serving = known_facts(), Serving(engine, ledger, MODEL)
-    operations = Operations(ledger, MODEL, now=_noon)
+    operations = Operations(ledger, MODEL, now=_noon, lease=lease)
     edits = EditReader(ledger=ledger, model=MODEL, serving=serving)
     planner = Planner(known_facts=known, drift_texts=DRIFT_TEXTS, policy=policy)
     upkeep = Upkeep(
@@ -203,8 +216,11 @@ def _services(
 
 
 def _branches(engine: ScriptedEngine, edits: EditReader) -> Branches:
-    over = {"ledger": edits.ledger, "model": MODEL, "serving": edits.serving, "edits": edits}
-    return Branches(**over, changes=Changes(engine=engine, now=_noon, **over))
+    ledger, serving = edits.ledger, edits.serving
+    changes = Changes(
+        engine=engine, ledger=ledger, model=MODEL, serving=serving, edits=edits, now=_noon
+    )
+    return Branches(ledger=ledger, model=MODEL, serving=serving, edits=edits, changes=changes)
 
 
 def _history(upkeep: Upkeep, edits: EditReader, log: LedgerLog, keys: TrustedKeys) -> History:

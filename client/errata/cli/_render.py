@@ -5,7 +5,7 @@ others is shown as text, so that no prompt or reason can pass for markup.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Final
 
@@ -69,9 +69,9 @@ def pairs(rows: Iterable[tuple[str, object]]) -> Table:
     return drawn
 
 
-def status(model: errata.Model, head: errata.Change) -> Table:
-    """The served model, and where its ledger stands."""
-    profile = model.profile
+def status(model: errata.Model, head: errata.Revision | None) -> Table:
+    """The served model, and where its ledger stands; no head where the ledger is away."""
+    profile, served = model.profile, model.served
     return pairs(
         [
             ("model", f"{model.name} ({model.source})"),
@@ -79,13 +79,31 @@ def status(model: errata.Model, head: errata.Change) -> Table:
             ("parameters", f"{model.parameters:,} {model.dtype} on {model.device}"),
             ("checkpoint", model.digest),
             ("profile", f"{profile.id} (layer {profile.layer})" if profile else "not calibrated"),
-            ("head", f"revision {head.revision.sequence} on {head.revision.branch}"),
-            ("revision", head.revision.id),
-            ("weights", head.served.weights_digest),
+            ("head", f"revision {head.sequence} on {head.branch}" if head else "unknown"),
+            ("served", f"revision {served.sequence} on {served.branch}"),
+            ("revision", served.revision),
+            ("weights", served.weights_digest),
             ("edits", f"{model.live_edits} live, {model.applied_edits} applied"),
+            *(_standing(model.standing) if model.standing else ()),
             ("server", f"{model.server_version}, up since {when(model.started_at)}"),
         ]
     )
+
+
+def _standing(standing: errata.Standing) -> Iterator[tuple[str, str]]:
+    """How a server stands to its ledger, in as many lines as there is something to say."""
+    role = f"replica of {standing.branch}" if standing.replica else f"writes to {standing.branch}"
+    yield "role", f"{role}, OUT OF SERVICE" if standing.quarantine else role
+    if standing.quarantine:
+        yield "because", standing.quarantine
+    age = f"{standing.staleness_seconds:.1f} s ago"
+    answered = f"answered {age}" if standing.reachable else f"AWAY, last answered {age}"
+    behind = f", {standing.lag} revisions behind" if standing.lag else ""
+    yield "ledger", f"{answered}{behind}"
+    lease = standing.lease
+    if lease is not None:
+        held = f"{lease.remaining_seconds:.0f} s left" if lease.remaining_seconds > 0 else "ended"
+        yield "operations", f"run on {lease.address or lease.holder} (lease {lease.token}, {held})"
 
 
 def edit(shown: errata.Edit) -> Table:

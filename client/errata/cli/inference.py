@@ -17,6 +17,16 @@ At = Annotated[
         "--at", help="A revision, sequence or branch, or 'base'; else the head.", metavar="REVISION"
     ),
 ]
+MinSequence = Annotated[
+    int,
+    typer.Option(
+        "--min-sequence",
+        min=0,
+        help="Answer from this sequence of the branch or a later one; a replica that is behind "
+        "waits for it.",
+        metavar="N",
+    ),
+]
 
 
 @command(app, "generate")
@@ -24,6 +34,7 @@ def generate(
     session: Session,
     prompt: Prompt,
     at: At = "",
+    min_sequence: MinSequence = 0,
     max_tokens: Annotated[int, typer.Option(min=1, help="At most so many tokens.")] = 32,
     temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 0.0,
     top_k: Annotated[int, typer.Option(min=0, help="0 keeps every token.")] = 0,
@@ -39,6 +50,7 @@ def generate(
         seed=seed,
         stop=stop or (),
         revision=at,
+        min_sequence=min_sequence,
     )
     for piece in generation:
         session.screen.piece(piece)
@@ -63,9 +75,10 @@ def score(
         list[str], typer.Option("--continuation", "-c", help="What may follow; give several.")
     ],
     at: At = "",
+    min_sequence: MinSequence = 0,
 ) -> None:
     """Show how likely continuations are."""
-    found = session.client.score(prompt, continuation, revision=at)
+    found = session.client.score(prompt, continuation, revision=at, min_sequence=min_sequence)
     session.screen.result(
         {"scores": found.scores, "logits_digest": found.logits_digest, "served": found.served},
         render.scores(found),

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+import errata
 from errata.cli import _render as render
 from errata.cli import _render_branches as render_branches
 from errata.cli import _render_upkeep as render_upkeep
@@ -16,22 +17,33 @@ app = typer.Typer()
 
 @command(app, "status")
 def status(session: Session) -> None:
-    """Show the served model, where its ledger and its branches stand, and the model's health."""
-    model, head = session.client.model(), session.client.head()
-    health, branches = session.client.health(), list(session.client.branches())
+    """Show the served model, where its ledger and its branches stand, and its health.
+
+    A server that has lost its ledger, or has taken itself out, still says so.
+    """
+    model = session.client.model()
+    head: errata.Revision | None = None
+    health: errata.ModelHealth | None = None
+    branches: list[errata.Branch] = []
+    warnings: tuple[str, ...] = ()
+    try:
+        head, health = session.client.head().revision, session.client.health()
+        branches, warnings = list(session.client.branches()), health.warnings
+    except (errata.LedgerUnavailableError, errata.QuarantinedError) as error:
+        warnings = (str(error),)
     session.screen.result(
         {
             "model": model,
-            "head": head.revision,
-            "served": head.served,
+            "head": head,
+            "served": model.served,
             "health": health,
             "branches": branches,
         },
         render.status(model, head),
-        *render_upkeep.health(health),
+        *(render_upkeep.health(health) if health is not None else ()),
         render_branches.branches(branches),
     )
-    session.warn(health.warnings)
+    session.warn(warnings)
 
 
 @command(app, "calibrate")

@@ -44,10 +44,12 @@ class GenerateRequest(_message.Message):
     seed: _builtins.int
     revision: _builtins.str
     """A revision or branch as in GetRevisionRequest, "base" for the untouched model; the head of
-    main where empty.
+    the branch the server answers from where empty: "main", unless it follows another.
     """
     min_sequence: _builtins.int
-    """Answer from this sequence on main or a later one."""
+    """Answer from this sequence of that branch or a later one. A server that is behind waits for
+    it, as long as the call's deadline and its own settings allow, then fails with UNAVAILABLE.
+    """
     @_builtins.property
     def stop(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(

@@ -25,19 +25,23 @@ class GetHeadRequest(_message.Message):
 
     PARENT_FIELD_NUMBER: _builtins.int
     BRANCH_FIELD_NUMBER: _builtins.int
+    MIN_SEQUENCE_FIELD_NUMBER: _builtins.int
     parent: _builtins.str
     """models/*"""
     branch: _builtins.str
-    """"main" where empty."""
+    """The branch the server answers from where empty: "main", unless it follows another."""
+    min_sequence: _builtins.int
+    """Wait until the branch has this sequence, and this server serves it if it follows the branch."""
     def __init__(
         self,
         *,
         parent: _builtins.str = ...,
         branch: _builtins.str = ...,
+        min_sequence: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["branch", b"branch", "parent", b"parent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["branch", b"branch", "min_sequence", b"min_sequence", "parent", b"parent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -122,7 +126,7 @@ class ListRevisionsRequest(_message.Message):
     parent: _builtins.str
     """models/*"""
     branch: _builtins.str
-    """"main" where empty."""
+    """As in GetHeadRequest."""
     page_size: _builtins.int
     """At most 1,000; 50 where 0."""
     page_token: _builtins.str
@@ -238,7 +242,7 @@ class WatchRevisionsRequest(_message.Message):
     parent: _builtins.str
     """models/*"""
     branch: _builtins.str
-    """"main" where empty."""
+    """As in GetHeadRequest."""
     start_sequence: _builtins.int
     """First sequence to send; 0 for the whole history."""
     def __init__(

@@ -27,7 +27,7 @@ from google.longrunning import operations_pb2 as google_dot_longrunning_dot_oper
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x65rrata/v1/models.proto\x12\terrata.v1\x1a\x15\x65rrata/v1/types.proto\x1a#google/longrunning/operations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd6\x01\n\x07Profile\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05layer\x18\x02 \x01(\x05\x12\x0e\n\x06module\x18\x03 \x01(\t\x12\x10\n\x08prefixes\x18\x04 \x03(\t\x12\x15\n\rlearning_rate\x18\x05 \x01(\x01\x12\r\n\x05\x63lamp\x18\x06 \x01(\x01\x12\x11\n\tmax_steps\x18\x07 \x01(\x05\x12\x13\n\x0bguard_width\x18\x08 \x01(\x01\x12\r\n\x05ridge\x18\t \x01(\x01\x12\x15\n\rmoment_tokens\x18\n \x01(\x03\x12\x0c\n\x04seed\x18\x0b \x01(\x03\x12\x0c\n\x04\x62ody\x18\x0c \x01(\x0c\"\x8d\x03\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x04 \x01(\t\x12\x0e\n\x06layers\x18\x05 \x01(\x05\x12\x0f\n\x07\x64_model\x18\x06 \x01(\x05\x12\x0c\n\x04\x64_in\x18\x07 \x01(\x05\x12\x12\n\nvocabulary\x18\x08 \x01(\x05\x12\x0f\n\x07\x63ontext\x18\t \x01(\x05\x12\x12\n\nparameters\x18\n \x01(\x03\x12\r\n\x05\x64type\x18\x0b \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x0c \x01(\t\x12#\n\x07profile\x18\r \x01(\x0b\x32\x12.errata.v1.Profile\x12!\n\x06served\x18\x0e \x01(\x0b\x32\x11.errata.v1.Served\x12\x12\n\nlive_edits\x18\x0f \x01(\x03\x12\x15\n\rapplied_edits\x18\x10 \x01(\x03\x12.\n\nstart_time\x18\x11 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0eserver_version\x18\x12 \x01(\t\"\x1f\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"3\n\x10GetModelResponse\x12\x1f\n\x05model\x18\x01 \x01(\x0b\x32\x10.errata.v1.Model\"%\n\x15GetModelHealthRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"@\n\x16GetModelHealthResponse\x12&\n\x06health\x18\x01 \x01(\x0b\x32\x16.errata.v1.ModelHealth\":\n\x11ListModelsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"O\n\x12ListModelsResponse\x12 \n\x06models\x18\x01 \x03(\x0b\x32\x10.errata.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"Q\n\x10\x43\x61librateRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04seed\x18\x02 \x01(\x03\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"8\n\x11\x43\x61librateResponse\x12#\n\x07profile\x18\x01 \x01(\x0b\x32\x12.errata.v1.Profile\"W\n\x15\x43ollectMomentsRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05texts\x18\x02 \x03(\t\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"(\n\x16\x43ollectMomentsResponse\x12\x0e\n\x06tokens\x18\x01 \x01(\x03\x32\x91\x03\n\x0cModelService\x12\x43\n\x08GetModel\x12\x1a.errata.v1.GetModelRequest\x1a\x1b.errata.v1.GetModelResponse\x12I\n\nListModels\x12\x1c.errata.v1.ListModelsRequest\x1a\x1d.errata.v1.ListModelsResponse\x12U\n\x0eGetModelHealth\x12 .errata.v1.GetModelHealthRequest\x1a!.errata.v1.GetModelHealthResponse\x12G\n\tCalibrate\x12\x1b.errata.v1.CalibrateRequest\x1a\x1d.google.longrunning.Operation\x12Q\n\x0e\x43ollectMoments\x12 .errata.v1.CollectMomentsRequest\x1a\x1d.google.longrunning.Operationb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x65rrata/v1/models.proto\x12\terrata.v1\x1a\x15\x65rrata/v1/types.proto\x1a#google/longrunning/operations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd6\x01\n\x07Profile\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05layer\x18\x02 \x01(\x05\x12\x0e\n\x06module\x18\x03 \x01(\t\x12\x10\n\x08prefixes\x18\x04 \x03(\t\x12\x15\n\rlearning_rate\x18\x05 \x01(\x01\x12\r\n\x05\x63lamp\x18\x06 \x01(\x01\x12\x11\n\tmax_steps\x18\x07 \x01(\x05\x12\x13\n\x0bguard_width\x18\x08 \x01(\x01\x12\r\n\x05ridge\x18\t \x01(\x01\x12\x15\n\rmoment_tokens\x18\n \x01(\x03\x12\x0c\n\x04seed\x18\x0b \x01(\x03\x12\x0c\n\x04\x62ody\x18\x0c \x01(\x0c\"\xb4\x03\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12\x14\n\x0c\x61rchitecture\x18\x04 \x01(\t\x12\x0e\n\x06layers\x18\x05 \x01(\x05\x12\x0f\n\x07\x64_model\x18\x06 \x01(\x05\x12\x0c\n\x04\x64_in\x18\x07 \x01(\x05\x12\x12\n\nvocabulary\x18\x08 \x01(\x05\x12\x0f\n\x07\x63ontext\x18\t \x01(\x05\x12\x12\n\nparameters\x18\n \x01(\x03\x12\r\n\x05\x64type\x18\x0b \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x0c \x01(\t\x12#\n\x07profile\x18\r \x01(\x0b\x32\x12.errata.v1.Profile\x12!\n\x06served\x18\x0e \x01(\x0b\x32\x11.errata.v1.Served\x12\x12\n\nlive_edits\x18\x0f \x01(\x03\x12\x15\n\rapplied_edits\x18\x10 \x01(\x03\x12.\n\nstart_time\x18\x11 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x16\n\x0eserver_version\x18\x12 \x01(\t\x12%\n\x08standing\x18\x13 \x01(\x0b\x32\x13.errata.v1.Standing\"\x9b\x01\n\x08Standing\x12\x0e\n\x06\x62ranch\x18\x01 \x01(\t\x12\x0f\n\x07replica\x18\x02 \x01(\x08\x12\x11\n\treachable\x18\x03 \x01(\x08\x12\x19\n\x11staleness_seconds\x18\x04 \x01(\x01\x12\x0b\n\x03lag\x18\x05 \x01(\x03\x12\x12\n\nquarantine\x18\x06 \x01(\t\x12\x1f\n\x05lease\x18\x07 \x01(\x0b\x32\x10.errata.v1.Lease\"R\n\x05Lease\x12\x0e\n\x06holder\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\r\n\x05token\x18\x03 \x01(\x03\x12\x19\n\x11remaining_seconds\x18\x04 \x01(\x01\"\x1f\n\x0fGetModelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"3\n\x10GetModelResponse\x12\x1f\n\x05model\x18\x01 \x01(\x0b\x32\x10.errata.v1.Model\"%\n\x15GetModelHealthRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"@\n\x16GetModelHealthResponse\x12&\n\x06health\x18\x01 \x01(\x0b\x32\x16.errata.v1.ModelHealth\":\n\x11ListModelsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"O\n\x12ListModelsResponse\x12 \n\x06models\x18\x01 \x03(\x0b\x32\x10.errata.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"Q\n\x10\x43\x61librateRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04seed\x18\x02 \x01(\x03\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"8\n\x11\x43\x61librateResponse\x12#\n\x07profile\x18\x01 \x01(\x0b\x32\x12.errata.v1.Profile\"W\n\x15\x43ollectMomentsRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05texts\x18\x02 \x03(\t\x12\r\n\x05\x61\x63tor\x18\x03 \x01(\t\x12\x12\n\nrequest_id\x18\x04 \x01(\t\"(\n\x16\x43ollectMomentsResponse\x12\x0e\n\x06tokens\x18\x01 \x01(\x03\x32\x91\x03\n\x0cModelService\x12\x43\n\x08GetModel\x12\x1a.errata.v1.GetModelRequest\x1a\x1b.errata.v1.GetModelResponse\x12I\n\nListModels\x12\x1c.errata.v1.ListModelsRequest\x1a\x1d.errata.v1.ListModelsResponse\x12U\n\x0eGetModelHealth\x12 .errata.v1.GetModelHealthRequest\x1a!.errata.v1.GetModelHealthResponse\x12G\n\tCalibrate\x12\x1b.errata.v1.CalibrateRequest\x1a\x1d.google.longrunning.Operation\x12Q\n\x0e\x43ollectMoments\x12 .errata.v1.CollectMomentsRequest\x1a\x1d.google.longrunning.Operationb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,27 +37,31 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PROFILE']._serialized_start=131
   _globals['_PROFILE']._serialized_end=345
   _globals['_MODEL']._serialized_start=348
-  _globals['_MODEL']._serialized_end=745
-  _globals['_GETMODELREQUEST']._serialized_start=747
-  _globals['_GETMODELREQUEST']._serialized_end=778
-  _globals['_GETMODELRESPONSE']._serialized_start=780
-  _globals['_GETMODELRESPONSE']._serialized_end=831
-  _globals['_GETMODELHEALTHREQUEST']._serialized_start=833
-  _globals['_GETMODELHEALTHREQUEST']._serialized_end=870
-  _globals['_GETMODELHEALTHRESPONSE']._serialized_start=872
-  _globals['_GETMODELHEALTHRESPONSE']._serialized_end=936
-  _globals['_LISTMODELSREQUEST']._serialized_start=938
-  _globals['_LISTMODELSREQUEST']._serialized_end=996
-  _globals['_LISTMODELSRESPONSE']._serialized_start=998
-  _globals['_LISTMODELSRESPONSE']._serialized_end=1077
-  _globals['_CALIBRATEREQUEST']._serialized_start=1079
-  _globals['_CALIBRATEREQUEST']._serialized_end=1160
-  _globals['_CALIBRATERESPONSE']._serialized_start=1162
-  _globals['_CALIBRATERESPONSE']._serialized_end=1218
-  _globals['_COLLECTMOMENTSREQUEST']._serialized_start=1220
-  _globals['_COLLECTMOMENTSREQUEST']._serialized_end=1307
-  _globals['_COLLECTMOMENTSRESPONSE']._serialized_start=1309
-  _globals['_COLLECTMOMENTSRESPONSE']._serialized_end=1349
-  _globals['_MODELSERVICE']._serialized_start=1352
-  _globals['_MODELSERVICE']._serialized_end=1753
+  _globals['_MODEL']._serialized_end=784
+  _globals['_STANDING']._serialized_start=787
+  _globals['_STANDING']._serialized_end=942
+  _globals['_LEASE']._serialized_start=944
+  _globals['_LEASE']._serialized_end=1026
+  _globals['_GETMODELREQUEST']._serialized_start=1028
+  _globals['_GETMODELREQUEST']._serialized_end=1059
+  _globals['_GETMODELRESPONSE']._serialized_start=1061
+  _globals['_GETMODELRESPONSE']._serialized_end=1112
+  _globals['_GETMODELHEALTHREQUEST']._serialized_start=1114
+  _globals['_GETMODELHEALTHREQUEST']._serialized_end=1151
+  _globals['_GETMODELHEALTHRESPONSE']._serialized_start=1153
+  _globals['_GETMODELHEALTHRESPONSE']._serialized_end=1217
+  _globals['_LISTMODELSREQUEST']._serialized_start=1219
+  _globals['_LISTMODELSREQUEST']._serialized_end=1277
+  _globals['_LISTMODELSRESPONSE']._serialized_start=1279
+  _globals['_LISTMODELSRESPONSE']._serialized_end=1358
+  _globals['_CALIBRATEREQUEST']._serialized_start=1360
+  _globals['_CALIBRATEREQUEST']._serialized_end=1441
+  _globals['_CALIBRATERESPONSE']._serialized_start=1443
+  _globals['_CALIBRATERESPONSE']._serialized_end=1499
+  _globals['_COLLECTMOMENTSREQUEST']._serialized_start=1501
+  _globals['_COLLECTMOMENTSREQUEST']._serialized_end=1588
+  _globals['_COLLECTMOMENTSRESPONSE']._serialized_start=1590
+  _globals['_COLLECTMOMENTSRESPONSE']._serialized_end=1630
+  _globals['_MODELSERVICE']._serialized_start=1633
+  _globals['_MODELSERVICE']._serialized_end=2034
 # @@protoc_insertion_point(module_scope)

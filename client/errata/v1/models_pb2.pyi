@@ -97,6 +97,7 @@ class Model(_message.Message):
     APPLIED_EDITS_FIELD_NUMBER: _builtins.int
     START_TIME_FIELD_NUMBER: _builtins.int
     SERVER_VERSION_FIELD_NUMBER: _builtins.int
+    STANDING_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """models/*"""
     source: _builtins.str
@@ -122,6 +123,8 @@ class Model(_message.Message):
     def served(self) -> _types_pb2.Served: ...
     @_builtins.property
     def start_time(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def standing(self) -> Global___Standing: ...
     def __init__(
         self,
         *,
@@ -143,14 +146,96 @@ class Model(_message.Message):
         applied_edits: _builtins.int = ...,
         start_time: _timestamp_pb2.Timestamp | None = ...,
         server_version: _builtins.str = ...,
+        standing: Global___Standing | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["profile", b"profile", "served", b"served", "start_time", b"start_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["profile", b"profile", "served", b"served", "standing", b"standing", "start_time", b"start_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_edits", b"applied_edits", "architecture", b"architecture", "context", b"context", "d_in", b"d_in", "d_model", b"d_model", "device", b"device", "digest", b"digest", "dtype", b"dtype", "layers", b"layers", "live_edits", b"live_edits", "name", b"name", "parameters", b"parameters", "profile", b"profile", "served", b"served", "server_version", b"server_version", "source", b"source", "start_time", b"start_time", "vocabulary", b"vocabulary"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["applied_edits", b"applied_edits", "architecture", b"architecture", "context", b"context", "d_in", b"d_in", "d_model", b"d_model", "device", b"device", "digest", b"digest", "dtype", b"dtype", "layers", b"layers", "live_edits", b"live_edits", "name", b"name", "parameters", b"parameters", "profile", b"profile", "served", b"served", "server_version", b"server_version", "source", b"source", "standing", b"standing", "start_time", b"start_time", "vocabulary", b"vocabulary"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Model: _TypeAlias = Model  # noqa: Y015
+
+@_typing.final
+class Standing(_message.Message):
+    """How a server stands to its ledger."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BRANCH_FIELD_NUMBER: _builtins.int
+    REPLICA_FIELD_NUMBER: _builtins.int
+    REACHABLE_FIELD_NUMBER: _builtins.int
+    STALENESS_SECONDS_FIELD_NUMBER: _builtins.int
+    LAG_FIELD_NUMBER: _builtins.int
+    QUARANTINE_FIELD_NUMBER: _builtins.int
+    LEASE_FIELD_NUMBER: _builtins.int
+    branch: _builtins.str
+    """What it answers from where no revision is named."""
+    replica: _builtins.bool
+    """Whether it only follows the branch: it refuses whatever changes the ledger."""
+    reachable: _builtins.bool
+    """Whether the ledger answered when it was last asked."""
+    staleness_seconds: _builtins.float
+    """Since the ledger last answered."""
+    lag: _builtins.int
+    """Revisions of the branch that it knows of and does not serve yet."""
+    quarantine: _builtins.str
+    """Why it has taken itself out; empty while it answers."""
+    @_builtins.property
+    def lease(self) -> Global___Lease:
+        """Who carries out operations, as last heard of; unset where nobody has."""
+
+    def __init__(
+        self,
+        *,
+        branch: _builtins.str = ...,
+        replica: _builtins.bool = ...,
+        reachable: _builtins.bool = ...,
+        staleness_seconds: _builtins.float = ...,
+        lag: _builtins.int = ...,
+        quarantine: _builtins.str = ...,
+        lease: Global___Lease | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["lease", b"lease"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["branch", b"branch", "lag", b"lag", "lease", b"lease", "quarantine", b"quarantine", "reachable", b"reachable", "replica", b"replica", "staleness_seconds", b"staleness_seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Standing: _TypeAlias = Standing  # noqa: Y015
+
+@_typing.final
+class Lease(_message.Message):
+    """One server's right to carry out operations on a model."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HOLDER_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    TOKEN_FIELD_NUMBER: _builtins.int
+    REMAINING_SECONDS_FIELD_NUMBER: _builtins.int
+    holder: _builtins.str
+    address: _builtins.str
+    """Where the holder says it can be reached."""
+    token: _builtins.int
+    """Grows by one with every holder."""
+    remaining_seconds: _builtins.float
+    """Until it ends, unless it is renewed; not above 0 where it has ended."""
+    def __init__(
+        self,
+        *,
+        holder: _builtins.str = ...,
+        address: _builtins.str = ...,
+        token: _builtins.int = ...,
+        remaining_seconds: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "holder", b"holder", "remaining_seconds", b"remaining_seconds", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Lease: _TypeAlias = Lease  # noqa: Y015
 
 @_typing.final
 class GetModelRequest(_message.Message):

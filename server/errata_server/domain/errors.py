@@ -34,13 +34,18 @@
     │   ├── ModelMismatchError       this ledger belongs to another checkpoint
     │   ├── UntrustedKeyError        sign with a key the server trusts
     │   ├── SignatureRequiredError   sign the proposal
-    │   └── SchemaMismatchError      migrate the ledger
+    │   ├── SchemaMismatchError      migrate the ledger
+    │   ├── ReadOnlyReplicaError     send it to a server that writes
+    │   └── LeaseLostError           another server has taken over; ask there again
     ├── UnsupportedModelError        use a checkpoint errata can edit
     ├── UnavailableError             retry after a while
     │   ├── LedgerUnavailableError   the database is away
+    │   ├── LeaseHeldError           another server carries out operations; send it there
+    │   ├── QuarantinedError         this replica has taken itself out; ask another server
     │   └── OverloadedError          too much is waiting
     ├── CancelledError               the caller asked for it
     └── LedgerCorruptError           stop and run the audit
+        └── DigestMismatchError      the ledger may be whole, and this machine wrong
 
 Every value named in a message is also in ``metadata`` (AIP-193). ``reason`` is part of the
 API; `errata_server.rpc.status` gives each its gRPC code.
@@ -251,6 +256,18 @@ class SchemaMismatchError(PreconditionError):
     reason = "SCHEMA_MISMATCH"
 
 
+class ReadOnlyReplicaError(PreconditionError):
+    """This server follows a branch and changes nothing; send the request to one that writes."""
+
+    reason = "READ_ONLY_REPLICA"
+
+
+class LeaseLostError(PreconditionError):
+    """Another server has taken over since the operation was started."""
+
+    reason = "LEASE_LOST"
+
+
 class UnsupportedModelError(ErrataError):
     """The checkpoint cannot be loaded safely or has no known projection to edit."""
 
@@ -269,6 +286,18 @@ class LedgerUnavailableError(UnavailableError):
     reason = "LEDGER_UNAVAILABLE"
 
 
+class LeaseHeldError(UnavailableError):
+    """Another server carries out the operations of this model at present."""
+
+    reason = "LEASE_HELD"
+
+
+class QuarantinedError(UnavailableError):
+    """This replica composed other weights than the ledger vouches for and serves nothing."""
+
+    reason = "QUARANTINED"
+
+
 class OverloadedError(UnavailableError):
     """Too many requests are waiting for the model."""
 
@@ -285,3 +314,9 @@ class LedgerCorruptError(ErrataError):
     """A stored row contradicts its digest or its neighbours."""
 
     reason = "LEDGER_CORRUPT"
+
+
+class DigestMismatchError(LedgerCorruptError):
+    """What this machine composed is not what the revision vouches for."""
+
+    reason = "DIGEST_MISMATCH"

@@ -180,8 +180,8 @@ class Recall:
             some = missing[start : start + ROWS]
             (inputs,) = self.runner.inputs(self.runner.tokens.pad(some), [module])
             for row, keys in zip(some, inputs, strict=True):
-                found[row] = keys[len(keys) - len(row) :].clone()
-                self._keys.put((module, row), found[row])
+                own = found[row] = keys[len(keys) - len(row) :].clone()
+                self._keys.put((module, row), own)
         return [keys for row in rows if (keys := found[row]) is not None]
 
 

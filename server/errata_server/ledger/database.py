@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Final
+from urllib.parse import quote
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import (
@@ -31,12 +32,24 @@ from errata_server.domain.errors import (
     InvalidInputError,
     LedgerCorruptError,
     LedgerUnavailableError,
+    ReadOnlyReplicaError,
     SchemaMismatchError,
 )
 from errata_server.ledger.schema import MIGRATE_COMMAND, require_current_schema
 
 BUSY_SECONDS: Final = 5
 """How long SQLite waits for another writer."""
+
+POOL_SECONDS: Final = 10
+"""How long a call waits for a connection of the pool."""
+
+KEEPALIVES: Final = {
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 15_000,
+}
+"""After what a PostgreSQL that has vanished without a word is given up; seconds, the last in ms."""
 
 POSTGRESQL_OPTIONS: Final = (
     "-c lock_timeout=2000 -c statement_timeout=10000 -c idle_in_transaction_session_timeout=15000"
@@ -49,13 +62,18 @@ OUTCOME_UNKNOWN: Final = "unknown"
 class Database:
     """A ledger's database and its pool of connections; safe to share between threads."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, read_only: bool = False) -> None:
         """Prepare to connect to ``url``; nothing is opened yet.
+
+        Args:
+            url: Where the database is.
+            read_only: Refuse to write, here and in the database's own session.
 
         Raises:
             InvalidInputError: the URL is malformed or names another kind of database.
         """
-        self._engine = ledger_engine(url)
+        self._engine = ledger_engine(url, read_only=read_only)
+        self._read_only = read_only
         self._claim: BinaryIO | None = None
         self._claimed: tuple[Path, int | None] | None = None
         self._read_options: dict[str, Any] = dict(READ_ONLY)
@@ -81,9 +99,15 @@ class Database:
         """A connection in a transaction that is committed at the end of the block.
 
         Raises:
+            ReadOnlyReplicaError: this database was opened to be read alone.
             LedgerUnavailableError: the database does not answer. Where the commit itself
                 failed, ``outcome`` in the metadata is `OUTCOME_UNKNOWN`.
         """
+        if self._read_only:
+            raise ReadOnlyReplicaError(
+                "this server follows a branch and never writes to the ledger; send the request to "
+                "a server that was started without --follow"
+            )
         self._require_claimed_file()
         with translated_errors(), self._engine.connect() as connection:
             yield connection
@@ -123,6 +147,11 @@ class Database:
         self._claim = claim
         self._claimed = (Path(path), _file_identity(Path(path)))
 
+    @property
+    def claimed(self) -> bool:
+        """Whether no other server can be writing to this ledger."""
+        return self._claim is not None
+
     def _require_claimed_file(self) -> None:
         """Refuse to write into a file that is no longer in the folder: it would be lost."""
         if self._claimed is None:
@@ -149,7 +178,7 @@ def _file_identity(path: Path) -> int | None:
         return None
 
 
-def ledger_engine(url: str) -> Engine:
+def ledger_engine(url: str, *, read_only: bool = False) -> Engine:
     """An engine set up for a ledger at ``url``.
 
     Raises:
@@ -157,12 +186,14 @@ def ledger_engine(url: str) -> Engine:
     """
     parsed = _parsed_url(url)
     if parsed.get_backend_name() == "sqlite":
-        return _sqlite_engine(parsed)
+        return _sqlite_engine(parsed, read_only=read_only)
+    options = f"{POSTGRESQL_OPTIONS} -c default_transaction_read_only={str(read_only).lower()}"
     return create_engine(
         parsed.set(drivername="postgresql+psycopg"),
         pool_pre_ping=True,
+        pool_timeout=POOL_SECONDS,
         hide_parameters=True,
-        connect_args={"options": POSTGRESQL_OPTIONS, "connect_timeout": BUSY_SECONDS},
+        connect_args={"options": options, "connect_timeout": BUSY_SECONDS, **KEEPALIVES},
     )
 
 
@@ -192,7 +223,11 @@ def _parsed_url(url: str) -> URL:
     return parsed
 
 
-def _sqlite_engine(url: URL) -> Engine:
+def _sqlite_engine(url: URL, *, read_only: bool) -> Engine:
+    if read_only:
+        # Opening must not make a file; reading one in WAL mode does write beside it.
+        file = URL.create("sqlite", database=f"file:{quote(url.database or '')}")
+        url = file.update_query_dict({"mode": "rw", "uri": "true"})
     engine = create_engine(
         url.set(drivername="sqlite"),
         hide_parameters=True,
@@ -202,7 +237,10 @@ def _sqlite_engine(url: URL) -> Engine:
     @event.listens_for(engine, "connect")
     def prepare(connection: sqlite3.Connection, _record: object) -> None:
         connection.isolation_level = None  # the driver must not begin transactions itself
-        _enter_wal(connection)
+        if read_only:
+            connection.execute("PRAGMA query_only = ON")
+        else:
+            _enter_wal(connection)
         for pragma in (
             "synchronous = FULL",
             "foreign_keys = ON",

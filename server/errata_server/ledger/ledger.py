@@ -2,12 +2,12 @@
 
 Invariants: artifact before edit, edit and report before revision; a revision is appended on
 top of its branch's head or not at all; a commit whose outcome is unknown is settled by its
-request id before anybody hears of it.
+request id before anybody hears of it. What an operation stores is stored under the lease it was
+started under (`leases.under`), or not at all.
 """
 
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Final
 
 from errata_server.domain.checks import Report
@@ -35,6 +35,7 @@ from errata_server.ledger import (
     artifacts,
     commits,
     edits,
+    leases,
     models,
     operations,
     references,
@@ -97,6 +98,7 @@ class Ledger:
             ModelMismatchError: the profile was made for another checkpoint.
         """
         with self._database.writing() as connection:
+            leases.require(connection)
             models.add_profile(connection, model, profile)
 
     def profile(self, profile: ProfileId) -> Profile:
@@ -138,6 +140,7 @@ class Ledger:
             InvalidInputError: the id belongs to another edit, or the report to another one.
         """
         with self._database.writing() as connection:
+            leases.require(connection)
             edits.add(connection, edit, report)
 
     def record_report(self, report: Report) -> None:
@@ -147,6 +150,7 @@ class Ledger:
             EditNotFoundError: the edit is not in the ledger.
         """
         with self._database.writing() as connection:
+            leases.require(connection)
             edits.add_report(connection, report)
 
     def record_approval(self, approval: Approval, request_id: RequestId) -> Approval:
@@ -411,7 +415,16 @@ class Ledger:
             RequestIdReusedError: the request id started another operation before.
         """
         with self._database.writing() as connection:
-            return operations.start(connection, operation)
+            return operations.start(connection, operation, leases.require(connection))
+
+    def repeated_operation(self, operation: Operation) -> Operation | None:
+        """What the request behind ``operation`` started earlier, if it did.
+
+        Raises:
+            RequestIdReusedError: the request id started another operation before.
+        """
+        with self._database.reading() as connection:
+            return operations.repeated(connection, operation)
 
     def finish_operation(self, operation: Operation) -> None:
         """Record how a running operation ended; recording the same again changes nothing.
@@ -421,6 +434,7 @@ class Ledger:
             PreconditionError: it ended otherwise before, or has not ended.
         """
         with self._database.writing() as connection:
+            leases.require(connection)
             operations.finish(connection, operation)
 
     def forget_operation(self, operation: OperationId) -> None:
@@ -452,16 +466,3 @@ class Ledger:
         """
         with self._database.reading() as connection:
             return operations.page(connection, model, limit=limit, after=after)
-
-    def interrupt_running_operations(self, model: ModelId, *, at: datetime | None = None) -> int:
-        """End what was running when the last server stopped, as failed with INTERRUPTED.
-
-        Args:
-            at: When they ended; the present where left out.
-
-        Returns:
-            How many there were.
-        """
-        ended = datetime.now(UTC) if at is None else at
-        with self._database.writing() as connection:
-            return operations.interrupt_running(connection, model, ended)

@@ -1,4 +1,4 @@
-"""Statements on operations, the ledger's one working table.
+"""Statements on operations, a working table of the ledger.
 
 Invariant: an operation's row changes once, from running to how it ended, and
 only one that has ended can be removed.
@@ -26,14 +26,43 @@ INTERRUPTED = OperationFailure(
 )
 
 
-def start(connection: Connection, operation: Operation) -> Operation:
+def start(connection: Connection, operation: Operation, token: int) -> Operation:
     """Store a running operation, or return the one its request started earlier.
+
+    Args:
+        connection: In a transaction that may write.
+        operation: What is started.
+        token: Of the lease it is carried out under; 0 for none.
 
     Raises:
         ModelNotFoundError: the ledger does not know the model.
         RequestIdReusedError: the request id started another operation before.
     """
     models.lock(connection, operation.model)
+    earlier = repeated(connection, operation)
+    if earlier is not None:
+        return earlier
+    connection.execute(
+        insert(tables.operations).values(
+            id=operation.id,
+            model=operation.model,
+            position=models.next_position(connection, tables.operations, operation.model),
+            request_id=operation.request_id,
+            request_digest=operation.request_digest,
+            state=operation.state.value,
+            body=operation_body(operation),
+            token=token,
+        )
+    )
+    return operation
+
+
+def repeated(connection: Connection, operation: Operation) -> Operation | None:
+    """What the request behind ``operation`` started earlier, if it did.
+
+    Raises:
+        RequestIdReusedError: the request id started another operation before.
+    """
     columns = tables.operations.c
     row = connection.execute(
         select(tables.operations).where(
@@ -41,18 +70,7 @@ def start(connection: Connection, operation: Operation) -> Operation:
         )
     ).one_or_none()
     if row is None:
-        connection.execute(
-            insert(tables.operations).values(
-                id=operation.id,
-                model=operation.model,
-                position=models.next_position(connection, tables.operations, operation.model),
-                request_id=operation.request_id,
-                request_digest=operation.request_digest,
-                state=operation.state.value,
-                body=operation_body(operation),
-            )
-        )
-        return operation
+        return None
     if row.request_digest != operation.request_digest:
         raise RequestIdReusedError(
             f"the request id {operation.request_id!r} started operation {row.id} from another "
@@ -136,12 +154,14 @@ def forget(connection: Connection, identifier: OperationId) -> None:
     connection.execute(delete(tables.operations).where(tables.operations.c.id == identifier))
 
 
-def interrupt_running(connection: Connection, model: ModelId, at: datetime) -> int:
-    """End every running operation of ``model`` as failed; how many there were."""
+def interrupt_older(connection: Connection, model: ModelId, token: int, at: datetime) -> int:
+    """End what runs under an earlier token than ``token`` as failed; how many there were."""
     columns = tables.operations.c
     running = connection.execute(
         select(tables.operations).where(
-            columns.model == model, columns.state == OperationState.RUNNING.value
+            columns.model == model,
+            columns.state == OperationState.RUNNING.value,
+            columns.token < token,
         )
     ).all()
     for row in running:

@@ -28,7 +28,7 @@ from errata_server.domain.ids import (
 )
 from errata_server.domain.log import LogKind
 from errata_server.domain.revisions import NO_PARENT, EditReference, Revision, RevisionKind
-from errata_server.ledger import log, models, tables
+from errata_server.ledger import log, models, tables, wakeups
 from errata_server.ledger.bodies import corrupt, read_body
 from errata_server.ledger.edits import missing_edit
 from errata_server.ledger.tables import RowsQuery, StoredRow
@@ -239,6 +239,7 @@ def _insert(connection: Connection, revision: Revision) -> None:
     if uses:
         connection.execute(insert(tables.revision_edits), uses)
     log.append(connection, revision.model, LogKind.REVISION, revision.id, Digest(revision.id))
+    wakeups.announce(connection, revision)
 
 
 def head(connection: Connection, model: ModelId, branch: BranchName) -> Revision:

@@ -2,12 +2,15 @@
 
 Invariants: every constraint has a name; digests and ids are text; ``body`` and ``payload``
 hold the exact bytes that were hashed; ``position`` numbers a model's rows from 0 without
-gaps, in commit order. The triggers that make rows insert-only are in the migrations.
+gaps, in commit order. The triggers that make rows insert-only are in the migrations. Rows that
+change are those of `branches`, whose heads move, and of the working tables `operations` and
+`leases`, on which no history depends.
 """
 
 from typing import Any, Final
 
 from sqlalchemy import (
+    BigInteger,
     CheckConstraint,
     Column,
     ForeignKey,
@@ -221,10 +224,24 @@ operations: Final = Table(
     Column("request_digest", Text, nullable=False),
     Column("state", Text, nullable=False),
     Column("body", LargeBinary, nullable=False),
+    Column("token", Integer, nullable=False, server_default="0"),
     PrimaryKeyConstraint("id"),
     UniqueConstraint("model", "position"),
     UniqueConstraint("model", "request_id"),
     Index(None, "model", "state"),
     CheckConstraint("position >= 0", name="position_natural"),
+    sqlite_strict=True,
+)
+
+leases: Final = Table(
+    "leases",
+    metadata,
+    Column("model", Text, ForeignKey("models.id"), nullable=False),
+    Column("holder", Text, nullable=False),
+    Column("address", Text, nullable=False),
+    Column("token", Integer, nullable=False),
+    Column("expires_ms", BigInteger().with_variant(Integer(), "sqlite"), nullable=False),
+    PrimaryKeyConstraint("model"),
+    CheckConstraint("token >= 1", name="token_natural"),
     sqlite_strict=True,
 )

@@ -9,7 +9,7 @@ from errata.v1 import inference_pb2 as pb
 from errata.v1 import inference_pb2_grpc
 from errata_server import telemetry
 from errata_server.domain.generation import GeneratedChunk
-from errata_server.rpc import calls
+from errata_server.rpc import calls, waiting
 from errata_server.rpc.convert import inference as convert
 from errata_server.rpc.convert import names, values
 from errata_server.rpc.services import Context, Services
@@ -22,7 +22,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         self._services = services
 
     async def Generate(
-        self, request: pb.GenerateRequest, _context: Context
+        self, request: pb.GenerateRequest, context: Context
     ) -> AsyncIterator[pb.GenerateResponse]:
         """Stream a continuation; a client that leaves stops it at the next token."""
         generate = partial(
@@ -34,6 +34,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         )
         pool = self._services.pools.calls
         figures = _Figures()
+        await self._await_sequence(request, context)
         try:
             pinned, chunks = await calls.call(pool, generate)
             async with aclosing(calls.iterate(pool, chunks)) as stream:
@@ -43,8 +44,9 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
         finally:
             figures.publish()
 
-    async def Score(self, request: pb.ScoreRequest, _context: Context) -> pb.ScoreResponse:
+    async def Score(self, request: pb.ScoreRequest, context: Context) -> pb.ScoreResponse:
         """Log-probabilities of continuations."""
+        await self._await_sequence(request, context)
         score = partial(
             self._services.inference.score,
             convert.prompt(request.prompt),
@@ -53,6 +55,13 @@ class InferenceServicer(inference_pb2_grpc.InferenceServiceServicer):
             values.count(request.min_sequence, "min_sequence"),
         )
         return convert.score_message(*await calls.call(self._services.pools.calls, score))
+
+    async def _await_sequence(
+        self, request: pb.GenerateRequest | pb.ScoreRequest, context: Context
+    ) -> None:
+        least = values.count(request.min_sequence, "min_sequence")
+        if self._services.serving.follows(self._reference(request)):
+            await waiting.await_sequence(self._services, context, least)
 
     def _reference(self, request: pb.GenerateRequest | pb.ScoreRequest) -> str:
         self._services.require(names.model_id(request.model, "model"), "model")

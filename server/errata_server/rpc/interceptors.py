@@ -25,6 +25,7 @@ from errata_server.domain.errors import (
     UnavailableError,
 )
 from errata_server.rpc import status
+from errata_server.rpc.gate import Gate
 
 _LIMITED: Final = ("errata.", "google.longrunning.")
 """Packages whose calls do work; health and reflection answer however busy the server is."""
@@ -66,12 +67,17 @@ Context = Any
 class CallInterceptor(grpc.aio.ServerInterceptor):
     """Wraps every unary-request handler; the reflection stream passes unchanged."""
 
-    def __init__(self, most_at_a_time: int) -> None:
-        self._running = _Running(most_at_a_time)
+    def __init__(self, most_at_a_time: int, gate: Gate) -> None:
+        self._running = _Running(most_at_a_time, gate)
 
     def open(self) -> None:
         """Let calls that do work through, not health and reflection alone."""
         self._running.open = True
+
+    @property
+    def is_open(self) -> bool:
+        """Whether calls that do work are let through."""
+        return self._running.open
 
     async def drained(self) -> None:
         """Return once no handler runs: a cancelled one still has to let go of its thread."""
@@ -105,23 +111,26 @@ class _Running:
     gRPC's own limit would turn health checks away too, and get a busy server restarted.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, gate: Gate) -> None:
         self.tasks: set[asyncio.Task[Any]] = set()
         self.open = False
         self._most = most
+        self._gate = gate
 
     @contextmanager
-    def admitted(self, service: str) -> Iterator[None]:
+    def admitted(self, service: str, method: str) -> Iterator[None]:
         """Count the present task among those that run.
 
         Raises:
             UnavailableError: the server is not ready.
             OverloadedError: there are too many of them.
+            (and whatever `Gate.require` raises)
         """
         task = asyncio.current_task()
         if service.startswith(_LIMITED):
             if not self.open:
                 raise UnavailableError("the server is still starting; retry after a while")
+            self._gate.require(method)
             if len(self.tasks) >= self._most:
                 raise OverloadedError(
                     f"{self._most} calls are being answered already; retry after a while",
@@ -205,7 +214,7 @@ class _Calls:
             record.received()
             code = "OK"
             try:
-                with self._running.admitted(self._method[1]):
+                with self._running.admitted(*self._method[1:]):
                     return await answer(outcome, record)
             except ErrataError as error:
                 failure = status.to_status(error)

@@ -9,7 +9,7 @@ from errata.v1 import ledger_pb2 as pb
 from errata.v1 import ledger_pb2_grpc
 from errata_server.domain.ids import MAIN, BranchName
 from errata_server.domain.log import LogKind
-from errata_server.rpc import calls
+from errata_server.rpc import calls, waiting
 from errata_server.rpc.convert import audits, logs, names, pages, values
 from errata_server.rpc.convert import calls as convert_calls
 from errata_server.rpc.convert import revisions as convert
@@ -29,10 +29,14 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
         self._services = services
         self._stopping = stopping
 
-    async def GetHead(self, request: pb.GetHeadRequest, _context: Context) -> pb.GetHeadResponse:
+    async def GetHead(self, request: pb.GetHeadRequest, context: Context) -> pb.GetHeadResponse:
         """A branch's newest revision, and what this server answers with."""
         self._require(request.parent)
-        head = partial(self._services.history.head, names.branch_name(request.branch, "branch"))
+        branch = self._services.branch(request.branch, "branch")
+        least = values.count(request.min_sequence, "min_sequence")
+        if self._services.serving.follows(branch):
+            await waiting.await_sequence(self._services, context, least)
+        head = partial(self._services.history.head, branch, min_sequence=least)
         revision = await calls.call(self._services.pools.calls, head)
         return pb.GetHeadResponse(
             revision=convert.revision_message(revision),
@@ -54,7 +58,7 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
     ) -> pb.ListRevisionsResponse:
         """A branch's revisions, newest first."""
         self._require(request.parent)
-        branch = names.branch_name(request.branch, "branch")
+        branch = self._services.branch(request.branch, "branch")
         query = ("revisions", request.parent, branch)
         page = await calls.call(
             self._services.pools.calls,
@@ -88,7 +92,7 @@ class LedgerServicer(ledger_pb2_grpc.LedgerServiceServicer):
     ) -> AsyncIterator[pb.WatchRevisionsResponse]:
         """Every revision from a sequence on, as it is committed, until the server stops."""
         self._require(request.parent)
-        branch = names.branch_name(request.branch, "branch")
+        branch = self._services.branch(request.branch, "branch")
         following = values.count(request.start_sequence, "start_sequence")
         while not self._stopping.is_set():
             watch = partial(self._services.history.watch, branch, following, timeout=POLL_SECONDS)

@@ -1,7 +1,8 @@
 """The gRPC server: services, health, reflection, limits, and how it ends.
 
 Invariants: a second server cannot take the same port; health says SERVING only between
-`RpcServer.open` and `RpcServer.stop`; streams end before the server does.
+`RpcServer.open` and `RpcServer.stop`, and only while the ledger vouches for what is served;
+streams end before the server does.
 """
 
 import asyncio
@@ -32,6 +33,7 @@ from errata.v1 import (
 from errata_server.domain.errors import UnavailableError
 from errata_server.rpc.crawls import CrawlServicer
 from errata_server.rpc.edits import EditServicer
+from errata_server.rpc.gate import Gate
 from errata_server.rpc.inference import InferenceServicer
 from errata_server.rpc.interceptors import CallInterceptor
 from errata_server.rpc.ledger import LedgerServicer
@@ -58,6 +60,12 @@ LARGEST_REPLY: Final = 64 * 1024 * 1024
 
 ALL: Final = ""
 """Health's name for the server as a whole."""
+
+READING: Final = "errata.read"
+"""Health's name for answering from weights the ledger vouches for."""
+
+WRITING: Final = "errata.write"
+"""Health's name for changing the ledger: not on a replica, and not while the database is away."""
 
 _SERVING: Final = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING: Final = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -97,7 +105,9 @@ class RpcServer:
     def __init__(self, services: Services, limits: Limits) -> None:
         """Assemble the server; call it on the event loop it will run on."""
         self._stopping = asyncio.Event()
-        self._interceptor = CallInterceptor(limits.max_concurrent_rpcs)
+        self._standing = services.serving.standing
+        gate = Gate(self._standing, services.operations.lease)
+        self._interceptor = CallInterceptor(limits.max_concurrent_rpcs, gate)
         self._health = health.aio.HealthServicer()  # type: ignore[attr-defined]  # re-exported
         self._server = grpc.aio.server(
             interceptors=[self._interceptor],
@@ -111,7 +121,7 @@ class RpcServer:
         Raises:
             UnavailableError: the address cannot be taken.
         """
-        for name in (ALL, *SERVICE_NAMES):
+        for name in (ALL, READING, WRITING, *SERVICE_NAMES):
             await self._health.set(name, _NOT_SERVING)
         try:
             port = self._server.add_insecure_port(address)
@@ -125,10 +135,19 @@ class RpcServer:
         return f"{address.rpartition(':')[0]}:{port}"
 
     async def open(self) -> None:
-        """Answer calls, and say SERVING."""
+        """Answer calls, and say SERVING if what is served is vouched for."""
         self._interceptor.open()
-        for name in (ALL, *SERVICE_NAMES):
-            await self._health.set(name, _SERVING)
+        await self.tell()
+
+    async def tell(self) -> None:
+        """Say again how the server stands, once it is open; a stop is not taken back."""
+        if not self._interceptor.is_open:
+            return
+        reading = _SERVING if self._standing.reading else _NOT_SERVING
+        writing = _SERVING if self._standing.reading and self._standing.writing else _NOT_SERVING
+        for name in (ALL, READING, *SERVICE_NAMES):
+            await self._health.set(name, reading)
+        await self._health.set(WRITING, writing)
 
     async def stop(self, grace: float) -> None:
         """Say NOT_SERVING, end streams, let calls in flight finish for ``grace`` seconds."""

@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 import grpc
 
 from errata_server.domain.errors import ModelNotFoundError
-from errata_server.domain.ids import ModelId
+from errata_server.domain.ids import BranchName, ModelId
 from errata_server.rpc.calls import Pools
 from errata_server.rpc.convert import names
 from errata_server.service.batches import Batches
@@ -44,6 +44,8 @@ class Services:
     traces: Traces
     upkeep: Upkeep
     pools: Pools
+    read_wait_seconds: float
+    """Most a read waits for a sequence that is not served here yet."""
 
     def require(self, model: ModelId, field: str) -> None:
         """Do nothing if ``model`` is the one being served.
@@ -58,6 +60,14 @@ class Services:
                 served=self.model,
                 field=field,
             )
+
+    def branch(self, name: str, field: str) -> BranchName:
+        """The branch to be read, the one this server answers from where none is named.
+
+        Raises:
+            InvalidInputError: it holds characters that no branch's name has.
+        """
+        return names.branch_name(name, field) if name else self.serving.standing.branch
 
     def reference(self, name: str, field: str) -> str:
         """What ``models/*/revisions/*``, or its last part alone, refers to.

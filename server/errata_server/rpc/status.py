@@ -61,13 +61,19 @@ STATUS_OF: Final[dict[type[ErrataError], code_pb2.Code]] = {
     errors.UntrustedKeyError: code_pb2.FAILED_PRECONDITION,
     errors.SignatureRequiredError: code_pb2.FAILED_PRECONDITION,
     errors.SchemaMismatchError: code_pb2.FAILED_PRECONDITION,
+    errors.ReadOnlyReplicaError: code_pb2.FAILED_PRECONDITION,
+    errors.LeaseLostError: code_pb2.FAILED_PRECONDITION,
     errors.UnsupportedModelError: code_pb2.FAILED_PRECONDITION,
     errors.UnavailableError: code_pb2.UNAVAILABLE,
     errors.LedgerUnavailableError: code_pb2.UNAVAILABLE,
+    # Behind a balancer the same call may reach the holder, or a replica that serves.
+    errors.LeaseHeldError: code_pb2.UNAVAILABLE,
+    errors.QuarantinedError: code_pb2.UNAVAILABLE,
     # gRPC's own answer to too many calls; clients do not retry it by themselves (AIP-194).
     errors.OverloadedError: code_pb2.RESOURCE_EXHAUSTED,
     errors.CancelledError: code_pb2.CANCELLED,
     errors.LedgerCorruptError: code_pb2.DATA_LOSS,
+    errors.DigestMismatchError: code_pb2.DATA_LOSS,
 }
 
 _CODE_OF_REASON: Final = {error.reason: code for error, code in STATUS_OF.items()} | {

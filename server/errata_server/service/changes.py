@@ -23,7 +23,7 @@ from errata_server.domain.errors import (
     RequestIdReusedError,
     StaleRevisionError,
 )
-from errata_server.domain.ids import MAIN, BranchName, Digest, EditId, ModelId, RevisionId
+from errata_server.domain.ids import BranchName, Digest, EditId, ModelId, RevisionId
 from errata_server.domain.patches import Composition, ServedWeights
 from errata_server.domain.revisions import NO_SOURCE, EditReference, Revision, RevisionKind
 from errata_server.ledger.ledger import Ledger
@@ -239,7 +239,7 @@ class Changes:
             if committed.id != prepared.revision.id:  # another server took the same request
                 self.serving.refresh()
                 return self.serving.at(committed.id)
-            if change.branch == MAIN:
+            if self.serving.follows(change.branch):
                 with telemetry.stage("publish"):
                     self.serving.publish(prepared)
             if change.kind is RevisionKind.REVERT:
@@ -250,10 +250,10 @@ class Changes:
     def _top(self, change: Change) -> Top:
         """The branch's head, or where a new one starts, once it is what the caller expects."""
         if change.kind is RevisionKind.BRANCH:
-            newest = change.start in {"", MAIN}
+            newest = self.serving.follows(change.start)
             pinned = self.serving.refresh() if newest else self.serving.at(change.start)
             return Top(pinned.revision, pinned.applied)
-        if change.branch == MAIN:
+        if self.serving.follows(change.branch):
             pinned = self.serving.refresh()
             top = Top(pinned.revision, pinned.applied)
         else:

@@ -15,6 +15,7 @@ from errata_server.domain.errors import (
     LedgerCorruptError,
     ModelMismatchError,
     NotFoundError,
+    UnavailableError,
 )
 from errata_server.domain.ids import MAIN, BranchName, Digest, ModelId
 from errata_server.domain.revisions import Revision
@@ -69,13 +70,30 @@ class History:
     log: LedgerLog
     keys: TrustedKeys = field(default_factory=TrustedKeys)
 
-    def head(self, branch: BranchName = MAIN) -> Revision:
+    def head(self, branch: BranchName = MAIN, *, min_sequence: int = 0) -> Revision:
         """The newest revision of a branch.
+
+        Args:
+            branch: Its name.
+            min_sequence: The branch, and what is served of it where this server follows it,
+                must have come this far.
 
         Raises:
             BranchNotFoundError: there is no such branch.
+            UnavailableError: it has not come to ``min_sequence`` yet.
         """
-        return self.ledger.head(self.model, branch)
+        if min_sequence and self.serving.follows(branch):
+            self.serving.at(branch, min_sequence)
+        head = self.ledger.head(self.model, branch)
+        if head.sequence < min_sequence:
+            raise UnavailableError(
+                f"{branch} is at sequence {head.sequence}, before {min_sequence}; retry after a "
+                "while",
+                branch=branch,
+                sequence=head.sequence,
+                min_sequence=min_sequence,
+            )
+        return head
 
     def get(self, reference: str) -> Revision:
         """The revision ``reference`` names; ``base`` is the first.
@@ -143,16 +161,14 @@ class History:
             BranchNotFoundError: there is no such branch.
         """
         deadline = time.monotonic() + timeout
+        wakeups = self.serving.wakeups
         while True:
+            seen = wakeups.count
             found = self.ledger.revisions(self.model, branch, start=start, limit=WATCH_LIMIT)
             remaining = deadline - time.monotonic()
             if found or remaining <= 0:
                 return tuple(found)
-            pause = min(POLL_SECONDS, remaining)
-            if branch == MAIN:
-                self.serving.wait_beyond(start - 1, pause)
-            else:  # what is served says nothing about other branches
-                time.sleep(pause)
+            wakeups.wait(seen, min(POLL_SECONDS, remaining))
 
     def audit(self) -> AuditView:
         """Recompute the chain, every digest, and the weights that are being served."""
@@ -191,7 +207,7 @@ class History:
         try:
             return self.serving.refresh()
         except (LedgerCorruptError, NotFoundError):  # the audit is to say so, not to fail of it
-            return self.serving.head()
+            return self.serving.held()
 
     def _composed_anew(self, revision: Revision) -> Digest | None:
         """The weights digest of ``revision`` from the ledger alone; None if it has none."""

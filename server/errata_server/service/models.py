@@ -5,7 +5,7 @@ ledger does not hold.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -43,7 +43,8 @@ class Models:
 
     def describe(self) -> ModelView:
         """The checkpoint, its profile and what is live."""
-        served = self.serving.head()
+        served = self.serving.held()
+        standing = self.serving.standing.view(served.revision.sequence)
         return ModelView(
             description=self.engine.describe(),
             profile=self.engine.profile,
@@ -51,6 +52,7 @@ class Models:
             live_edits=len(served.applied.active()),
             applied_edits=len(served.applied.applied),
             started_at=self.started_at,
+            standing=replace(standing, lease=self.operations.lease.last()),
         )
 
     def profile(self, profile: ProfileId) -> Profile:

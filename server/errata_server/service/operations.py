@@ -1,8 +1,9 @@
 """Calls that outlive their request: run on a pool, watched, cancelled, recorded.
 
 Invariants: every operation that was started ends as SUCCEEDED, FAILED or CANCELLED, be it
-at the next start of the server; progress lives in memory alone; what an unforeseen
-exception says stays in the log.
+when the next server takes over; one is started only under this server's lease, and nothing it
+makes is stored once another server has taken over; progress lives in memory alone; what an
+unforeseen exception says stays in the log.
 """
 
 import secrets
@@ -10,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from contextvars import copy_context
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -22,6 +24,8 @@ from errata_server.domain.errors import (
     CancelledError,
     ErrataError,
     InvalidInputError,
+    LeaseHeldError,
+    LeaseLostError,
     OperationNotFoundError,
     OverloadedError,
     PreconditionError,
@@ -34,6 +38,7 @@ from errata_server.domain.ids import (
     RequestId,
     new_operation_id,
 )
+from errata_server.domain.leases import Fence
 from errata_server.domain.operations import (
     Operation,
     OperationFailure,
@@ -42,8 +47,10 @@ from errata_server.domain.operations import (
     Progress,
     ReportProgress,
 )
+from errata_server.ledger.leases import under
 from errata_server.ledger.ledger import Ledger
 from errata_server.service.calls import page_limit
+from errata_server.service.leases import LeaseKeeper
 from errata_server.service.views import Page
 
 MAX_WAITING: Final = 64
@@ -62,6 +69,10 @@ class _Job:
     """An operation of this process that has not been recorded as ended."""
 
     operation: Operation
+    lease: LeaseKeeper
+    fence: Fence | None = None
+    """What it was started under; None until it is recorded as running."""
+
     cancelled: threading.Event = field(default_factory=threading.Event)
     ended: threading.Event = field(default_factory=threading.Event)
 
@@ -71,6 +82,8 @@ class _Job:
             raise CancelledError(
                 f"operation {self.operation.id} was cancelled", operation=self.operation.id
             )
+        if self.fence is not None:
+            self.lease.require(self.fence)
         self.operation = replace(self.operation, progress=progress)
 
 
@@ -83,9 +96,11 @@ class Operations:
         model: ModelId,
         *,
         now: Callable[[], datetime],
+        lease: LeaseKeeper,
         workers: int = 2,
     ) -> None:
-        """Run at most ``workers`` operations at a time; call `start` once before."""
+        """Run at most ``workers`` operations at a time, under ``lease``."""
+        self.lease: Final = lease
         self._ledger = ledger
         self._model = model
         self._now = now
@@ -93,14 +108,6 @@ class Operations:
         self._jobs: dict[OperationId, _Job] = {}
         self._lock = threading.Lock()
         self._closed = False
-
-    def start(self) -> int:
-        """Fail what an earlier process left running; how many there were.
-
-        Raises:
-            LedgerUnavailableError: the database does not answer.
-        """
-        return self._ledger.interrupt_running_operations(self._model, at=self._now())
 
     def submit(
         self,
@@ -116,6 +123,7 @@ class Operations:
         Raises:
             RequestIdReusedError: the request id was used for something else.
             OverloadedError: too many operations are unfinished.
+            LeaseHeldError: another server carries out the operations of this model.
             UnavailableError: the server is shutting down.
         """
         operation = Operation(
@@ -131,7 +139,7 @@ class Operations:
         )
         job = self._admit(operation)
         try:
-            stored = self._ledger.start_operation(operation)
+            stored = self._started(job)
         except ErrataError:
             self._forget(job)
             raise
@@ -142,6 +150,28 @@ class Operations:
         # The context carries what must be hidden in the log.
         self._pool.submit(copy_context().run, self._run, job, work)
         return job.operation
+
+    def _started(self, job: _Job) -> Operation:
+        """The operation as it is recorded: this one, or what its request started earlier."""
+        try:
+            return self._start_under(self.lease.fence(), job)
+        except LeaseHeldError:
+            earlier = self._ledger.repeated_operation(job.operation)
+            if earlier is None:
+                raise
+            return earlier
+        except LeaseLostError:
+            pass  # it ended unnoticed; perhaps it can be had again
+        return self._start_under(self.lease.fence(), job)
+
+    def _start_under(self, fence: Fence, job: _Job) -> Operation:
+        job.fence = fence
+        try:
+            with under(fence):
+                return self._ledger.start_operation(job.operation)
+        except LeaseLostError:
+            self.lease.lose(fence)
+            raise
 
     def get(self, operation: OperationId) -> Operation:
         """How an operation stands, with its progress if it runs here.
@@ -230,7 +260,7 @@ class Operations:
             ) from error
 
     def _admit(self, operation: Operation) -> _Job:
-        job = _Job(operation)
+        job = _Job(operation, self.lease)
         with self._lock:
             if self._closed:
                 raise UnavailableError("the server is shutting down; retry on another")
@@ -251,11 +281,12 @@ class Operations:
             self._jobs.pop(job.operation.id, None)
 
     def _run(self, job: _Job, work: Work) -> None:
-        ended = self._outcome(job, work)
-        job.operation = replace(ended, finished_at=self._now())
-        telemetry.operation_finished(ended.kind.value, ended.state.value)
-        if self._record(job.operation):
-            self._forget(job)
+        with under(job.fence) if job.fence is not None else nullcontext():
+            ended = self._outcome(job, work)
+            job.operation = replace(ended, finished_at=self._now())
+            telemetry.operation_finished(ended.kind.value, ended.state.value)
+            if self._record(job.operation):
+                self._forget(job)
         job.ended.set()
 
     def _outcome(self, job: _Job, work: Work) -> Operation:
@@ -287,7 +318,7 @@ class Operations:
         for delay in (*RECORD_DELAYS, None):
             try:
                 self._ledger.finish_operation(operation)
-            except PreconditionError as error:  # another server's start declared it interrupted
+            except PreconditionError as error:  # who took over has declared it interrupted
                 _LOG.warning("an operation had been ended elsewhere", reason=error.reason)
                 return True
             except ErrataError as error:  # away, or damaged: nobody else hears of it here

@@ -11,7 +11,8 @@ from typing import Generic, TypeVar
 from errata_server.domain.checks import Report
 from errata_server.domain.edits import AppliedSet, Approval, Edit, EditState
 from errata_server.domain.facts import CheckPrompt
-from errata_server.domain.ids import EditId
+from errata_server.domain.ids import BranchName, EditId
+from errata_server.domain.leases import Lease
 from errata_server.domain.patches import PatchManifest, ServedWeights
 from errata_server.domain.profiles import ModelDescription, Profile
 from errata_server.domain.revisions import Revision
@@ -78,6 +79,32 @@ class Diff:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StandingView:
+    """How a server stands to its ledger."""
+
+    branch: BranchName
+    """What it answers from where no revision is named."""
+
+    replica: bool
+    """Whether it changes nothing in the ledger."""
+
+    reachable: bool
+    """Whether the ledger answered when it was last asked."""
+
+    staleness_seconds: float
+    """Since the ledger last answered."""
+
+    lag: int
+    """Revisions of the branch that it knows of and does not serve yet."""
+
+    quarantine: str
+    """Why it has taken itself out; empty while it answers."""
+
+    lease: Lease | None = None
+    """Who carries out operations, as last heard of."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelView:
     """The served checkpoint, its calibration and what it answers with."""
 
@@ -87,3 +114,4 @@ class ModelView:
     live_edits: int
     applied_edits: int
     started_at: datetime
+    standing: StandingView

@@ -3,7 +3,7 @@
 from errata.v1 import models_pb2
 from errata_server.domain.profiles import Profile
 from errata_server.rpc.convert import names, revisions, values
-from errata_server.service.views import ModelView
+from errata_server.service.views import ModelView, StandingView
 from errata_server.version import VERSION
 
 
@@ -29,6 +29,28 @@ def model_message(view: ModelView) -> models_pb2.Model:
         applied_edits=view.applied_edits,
         start_time=values.timestamp(view.started_at),
         server_version=VERSION,
+        standing=standing_message(view.standing),
+    )
+
+
+def standing_message(view: StandingView) -> models_pb2.Standing:
+    """How the server stands to its ledger."""
+    lease = view.lease
+    return models_pb2.Standing(
+        branch=view.branch,
+        replica=view.replica,
+        reachable=view.reachable,
+        staleness_seconds=view.staleness_seconds,
+        lag=view.lag,
+        quarantine=view.quarantine,
+        lease=None
+        if lease is None
+        else models_pb2.Lease(
+            holder=lease.holder,
+            address=lease.address,
+            token=lease.token,
+            remaining_seconds=lease.remaining_seconds,
+        ),
     )
 
 
