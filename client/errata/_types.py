@@ -431,8 +431,8 @@ class Model:
     applied_edits: int
     started_at: datetime | None
     server_version: str
-    standing: Standing | None = None
-    """None where the server is older than that."""
+    standing: Standing | None = field(default=None, compare=False)
+    """It changes from one moment to the next; None where the server is older than that."""
 
     @property
     def id(self) -> str:
