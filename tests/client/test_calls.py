@@ -6,7 +6,14 @@ import pytest
 from google.longrunning import operations_pb2
 
 import errata
-from errata import _batch_calls, _calls, _model_calls, _trace_calls, _upkeep_calls
+from errata import (
+    _batch_calls,
+    _calls,
+    _evidence_calls,
+    _model_calls,
+    _trace_calls,
+    _upkeep_calls,
+)
 from errata.v1 import edits_pb2, inference_pb2, ledger_pb2, models_pb2, traces_pb2
 
 SCOPE = _calls.Scope(model="models/m", actor="ana")
@@ -32,6 +39,10 @@ EVERY_CALL: list[_calls.Call[Any, Any]] = [
     _calls.watch("", 0),
     _calls.list_branches(0)(""),
     _calls.audit(),
+    _evidence_calls.get_checkpoint(0),
+    _evidence_calls.get_inclusion_proof("e-1", 0),
+    _evidence_calls.get_consistency_proof(1, 2),
+    _evidence_calls.list_log_entries(0)(""),
     _calls.generate("Louvre is in"),
     _calls.score("Louvre is in", ["Rome"]),
     _model_calls.get_model(),

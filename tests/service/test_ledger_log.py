@@ -7,10 +7,12 @@ import pytest
 
 from errata_server.domain.errors import (
     EditNotFoundError,
+    ErrataError,
     InvalidInputError,
     LedgerCorruptError,
     RevisionNotFoundError,
 )
+from errata_server.domain.ids import RequestId
 from errata_server.domain.log import LogKind
 from errata_server.domain.signatures import ProposerSignature, Statement
 from errata_server.signing import SigningKey, TrustedKeys
@@ -169,7 +171,7 @@ def test_a_signature_used_twice_is_found(trusting):
     ],
 )
 def test_a_signature_that_is_none_is_refused_before_anything_is_computed(trusting, changed, reason):
-    with pytest.raises(Exception, match="key") as refused:
+    with pytest.raises(ErrataError, match="key") as refused:
         propose(trusting, **changed)
 
     assert refused.value.reason == reason
@@ -203,7 +205,7 @@ def test_an_edit_without_a_signature_keeps_the_bytes_it_had(services):
 
     assert b"signature" not in edit.body
     signed = dataclasses.replace(
-        edit, signature=ProposerSignature(key="k", value="v", request_id="r")
+        edit, signature=ProposerSignature(key="k", value="v", request_id=RequestId("r"))
     )
     assert type(edit).from_body(signed.body) == signed
     assert type(edit).from_body(edit.body) == edit
