@@ -78,13 +78,18 @@ class LedgerCheckpoint:
                 "a size and a root, each on a line",
                 {"field": "checkpoint"},
             )
+        if not _decoded(found["root"]):
+            raise InvalidInputError(
+                "the checkpoint's root is malformed; copy the whole note again",
+                {"field": "checkpoint"},
+            )
         lines = (found["signatures"] or "").splitlines()
         return cls(
             note=note,
             model=found["model"],
             base=found["base"],
             size=int(found["size"]),
-            root=base64.b64decode(found["root"]),
+            root=_decoded(found["root"]),
             signatures=tuple(_note_signature(line) for line in lines),
         )
 
@@ -108,12 +113,18 @@ class LedgerCheckpoint:
         return f"is signed by another key than the trusted: {named}"
 
 
+def _decoded(text: str) -> bytes:
+    """What base64 stands for; nothing where it is not the one way to write it."""
+    try:
+        raw = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        return b""
+    return raw if base64.b64encode(raw).decode() == text else b""
+
+
 def _note_signature(line: str) -> NoteSignature:
     _, name, encoded = line.split(" ")
-    try:
-        raw = base64.b64decode(encoded, validate=True)
-    except (binascii.Error, ValueError):
-        raw = b""
+    raw = _decoded(encoded)
     if len(raw) < 5:
         raise InvalidInputError(
             f"the checkpoint's signature by {name!r} is malformed; copy the whole note again",
