@@ -1,17 +1,17 @@
 """The ledger as the use cases see it: each method is one transaction.
 
 Invariants: artifact before edit, edit and report before revision; a revision is appended on
-top of its branch's head or not at all; a commit whose outcome is unknown is settled by its
-request id before anybody hears of it.
+top of its branch's head or not at all; what is written finds by its ids what it has stored
+before, so that a commit whose outcome is unknown is settled before anybody hears of it.
 """
 
-import time
 from datetime import UTC, datetime
-from typing import Final
+from itertools import count
+
+from sqlalchemy import Connection
 
 from errata_server.domain.checks import Report
 from errata_server.domain.edits import AppliedSet, Approval, Edit
-from errata_server.domain.errors import LedgerUnavailableError
 from errata_server.domain.ids import (
     MAIN,
     BranchName,
@@ -40,12 +40,9 @@ from errata_server.ledger import (
     suites,
 )
 from errata_server.ledger.audit import AuditResult, audit
-from errata_server.ledger.database import OUTCOME_UNKNOWN, Database
+from errata_server.ledger.database import Database
 from errata_server.ledger.revisions import Branch
 from errata_server.ledger.suites import NewSuite
-
-SETTLING_PAUSES: Final = (0.0, 0.5, 2.0)
-"""Seconds before each attempt to learn what an interrupted commit came to."""
 
 
 class Ledger:
@@ -71,10 +68,12 @@ class Ledger:
         """
         revisions.require_genesis(model, genesis)
         models.require_same_checkpoint(model, stored=description.digest, given=genesis.model_digest)
-        with self._database.writing() as connection:
-            if not models.add(connection, model, description):
-                return
-            revisions.add_genesis(connection, genesis)
+
+        def register(connection: Connection) -> None:
+            if models.add(connection, model, description):
+                revisions.add_genesis(connection, genesis)
+
+        self._database.write(register)
 
     def model(self, model: ModelId) -> ModelDescription:
         """The model as the ledger first met it.
@@ -92,8 +91,7 @@ class Ledger:
             ModelNotFoundError: the ledger does not know the model.
             ModelMismatchError: the profile was made for another checkpoint.
         """
-        with self._database.writing() as connection:
-            models.add_profile(connection, model, profile)
+        self._database.write(lambda connection: models.add_profile(connection, model, profile))
 
     def profile(self, profile: ProfileId) -> Profile:
         """The profile of this id.
@@ -113,8 +111,7 @@ class Ledger:
 
     def put_artifact(self, payload: bytes) -> Digest:
         """Store ``payload`` under its digest, unless it is there already."""
-        with self._database.writing() as connection:
-            return artifacts.put(connection, payload)
+        return self._database.write(lambda connection: artifacts.put(connection, payload))
 
     def artifact(self, digest: Digest) -> bytes:
         """The artifact's bytes, hashed again.
@@ -133,8 +130,7 @@ class Ledger:
             NotCalibratedError: the profile is not stored yet.
             InvalidInputError: the id belongs to another edit, or the report to another one.
         """
-        with self._database.writing() as connection:
-            edits.add(connection, edit, report)
+        self._database.write(lambda connection: edits.add(connection, edit, report))
 
     def record_report(self, report: Report) -> None:
         """Make ``report`` the latest of its edit; storing the same again changes nothing.
@@ -142,8 +138,7 @@ class Ledger:
         Raises:
             EditNotFoundError: the edit is not in the ledger.
         """
-        with self._database.writing() as connection:
-            edits.add_report(connection, report)
+        self._database.write(lambda connection: edits.add_report(connection, report))
 
     def record_approval(self, approval: Approval, request_id: RequestId) -> Approval:
         """Store ``approval``, or return the one this request gave earlier.
@@ -153,8 +148,9 @@ class Ledger:
             ReportNotFoundError: the report is not in the ledger, or another edit's.
             RequestIdReusedError: the request gave another approval before.
         """
-        with self._database.writing() as connection:
-            return edits.add_approval(connection, approval, request_id)
+        return self._database.write(
+            lambda connection: edits.add_approval(connection, approval, request_id)
+        )
 
     def edit(self, edit: EditId) -> Edit:
         """The edit of this id.
@@ -225,32 +221,7 @@ class Ledger:
             LedgerUnavailableError: where the metadata says ``outcome`` is unknown, the
                 same call repeated tells.
         """
-        try:
-            with self._database.writing() as connection:
-                return revisions.append(connection, revision)
-        except LedgerUnavailableError as lost:
-            if lost.metadata.get("outcome") != OUTCOME_UNKNOWN:
-                raise
-            settled = self._settle(revision)
-            if settled is None:
-                raise
-            return settled
-
-    def _settle(self, revision: Revision) -> Revision | None:
-        """The revision an interrupted commit made, if that can be found out soon."""
-        for pause in SETTLING_PAUSES:
-            time.sleep(pause)
-            try:
-                return self._committed(revision)
-            except LedgerUnavailableError:
-                continue
-        return None
-
-    def _committed(self, revision: Revision) -> Revision | None:
-        with self._database.writing() as connection:
-            # The lock waits for the lost connection's transaction, should it still run.
-            revisions.lock_head(connection, revision.model, revision.branch)
-            return revisions.repeated(connection, revision)
+        return self._database.write(lambda connection: revisions.append(connection, revision))
 
     def revision_by_request(self, model: ModelId, request_id: RequestId) -> Revision | None:
         """The revision this request made, if it made one."""
@@ -350,8 +321,7 @@ class Ledger:
             ModelNotFoundError: the ledger does not know the model.
             RequestIdReusedError: the request id stored something else before.
         """
-        with self._database.writing() as connection:
-            return suites.add(connection, suite)
+        return self._database.write(lambda connection: suites.add(connection, suite))
 
     def suite(self, model: ModelId, name: SuiteName, version: int | None = None) -> SuiteVersion:
         """A version of a suite, the latest where none is named.
@@ -381,8 +351,7 @@ class Ledger:
             ModelNotFoundError: the ledger does not know the model.
             RequestIdReusedError: the request id started another operation before.
         """
-        with self._database.writing() as connection:
-            return operations.start(connection, operation)
+        return self._database.write(lambda connection: operations.start(connection, operation))
 
     def finish_operation(self, operation: Operation) -> None:
         """Record how a running operation ended; recording the same again changes nothing.
@@ -391,8 +360,7 @@ class Ledger:
             OperationNotFoundError: it was never started.
             PreconditionError: it ended otherwise before, or has not ended.
         """
-        with self._database.writing() as connection:
-            operations.finish(connection, operation)
+        self._database.write(lambda connection: operations.finish(connection, operation))
 
     def forget_operation(self, operation: OperationId) -> None:
         """Remove an operation that has ended; its request id may be used again.
@@ -401,8 +369,14 @@ class Ledger:
             OperationNotFoundError: the ledger does not hold it.
             PreconditionError: it has not ended.
         """
-        with self._database.writing() as connection:
-            operations.forget(connection, operation)
+        runs = count()
+
+        def forget(connection: Connection) -> None:
+            again = next(runs) > 0
+            if not again or operations.exists(connection, operation):
+                operations.forget(connection, operation)
+
+        self._database.write(forget)
 
     def operation(self, operation: OperationId) -> Operation:
         """The operation of this id.
@@ -434,5 +408,11 @@ class Ledger:
             How many there were.
         """
         ended = datetime.now(UTC) if at is None else at
-        with self._database.writing() as connection:
-            return operations.interrupt_running(connection, model, ended)
+        found = 0
+
+        def interrupt(connection: Connection) -> None:
+            nonlocal found
+            found = max(found, operations.interrupt_running(connection, model, ended))
+
+        self._database.write(interrupt)
+        return found
