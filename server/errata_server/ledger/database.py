@@ -124,6 +124,16 @@ class Database:
         with self.reading() as connection:
             require_current_schema(connection)
 
+    def require_file(self) -> None:
+        """Do nothing if there is a database to read; SQLite would make a file of that name.
+
+        Raises:
+            LedgerUnavailableError: a SQLite ledger's file is not there.
+        """
+        path = self._engine.url.database
+        if self._engine.dialect.name == SQLITE and path is not None and not Path(path).exists():
+            raise LedgerUnavailableError(f"there is no SQLite ledger {path}; correct the URL")
+
     def claim(self) -> None:
         """Be the only server on a SQLite file until closed; PostgreSQL takes any number.
 

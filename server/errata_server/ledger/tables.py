@@ -2,7 +2,8 @@
 
 Invariants: every constraint has a name; digests and ids are text; ``body`` and ``payload``
 hold the exact bytes that were hashed; ``position`` numbers a model's rows from 0 without
-gaps, in commit order. The triggers that make rows insert-only are in the migrations.
+gaps, in commit order. The triggers that make rows insert-only are in the migrations. A table
+is part of an export unless its ``info`` is `NOT_EXPORTED`.
 """
 
 from typing import Any, Final
@@ -28,6 +29,9 @@ StoredRow = Row[*tuple[Any, ...]]
 
 RowsQuery = Select[*tuple[Any, ...]]
 """A query that gives such rows."""
+
+NOT_EXPORTED: Final = {"exported": False}
+"""``info`` of a table whose rows mean nothing in another database."""
 
 metadata: Final = MetaData(
     naming_convention={
