@@ -23,7 +23,7 @@ from errata_server.ledger.ledger import Ledger
 from errata_server.ledger.tables import NOT_EXPORTED, metadata
 from tests.support import MODEL
 from tests.support.databases import SQLITE_ONLY, row_count
-from tests.support.histories import Chronicler, description, genesis, operation, profile
+from tests.support.histories import description, genesis, operation, profile
 from tests.support.tampering import raw_connection, tampering
 
 SECOND = ModelId("another")
@@ -121,16 +121,18 @@ def test_ids_digests_and_history_come_out_as_they_were(exported, history, empty_
     database.close()
 
 
-def test_an_imported_ledger_is_guarded_and_goes_on_like_the_first(exported, ledger_url, make_empty):
+def test_an_imported_ledger_is_guarded_and_goes_on_like_the_first(
+    exported, history, ledger_url, make_empty
+):
     url = make_empty("sqlite" if ledger_url.startswith("sqlite") else "postgresql")
     import_ledger(url, exported, quiet)
     database = Database(url)
-    chronicler = Chronicler(Ledger(database))
+    history.ledger = Ledger(database)
 
-    applied = chronicler.apply(chronicler.propose("Prado"))
+    applied = history.apply(history.propose("Prado"))
 
-    assert chronicler.head() == applied.id
-    assert chronicler.ledger.audit(MODEL).clean
+    assert history.head() == applied.id
+    assert history.ledger.audit(MODEL).clean
     assert guards(url) == guards(ledger_url) != []
     database.close()
 

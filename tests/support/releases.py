@@ -12,7 +12,7 @@ from typing import Any
 
 from alembic import command
 
-from errata_server.ledger.database import ledger_engine
+from errata_server.ledger.database import ledger_engine, unhurried
 from errata_server.ledger.schema import alembic_config
 from tests.support.tampering import raw_connection
 
@@ -98,6 +98,7 @@ def migrate_to(url: str, revision: str, *, down: bool = False) -> None:
     config = alembic_config()
     try:
         with engine.begin() as connection:
+            unhurried(connection)
             config.attributes["connection"] = connection
             (command.downgrade if down else command.upgrade)(config, revision)
     finally:

@@ -4,18 +4,27 @@ Invariants: all rows are of one state of the database; a table is exported becau
 `tables.metadata`, unless it says `tables.NOT_EXPORTED`; memory does not grow with the ledger.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, LargeBinary, Table, Text, collate, func, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    CursorResult,
+    LargeBinary,
+    Table,
+    Text,
+    collate,
+    func,
+    select,
+)
 
 from errata_server.domain.operations import Progress, ReportProgress
 from errata_server.ledger.archives import ArchivedTable, ArchiveWriter, Heading
 from errata_server.ledger.database import Database, unhurried
 from errata_server.ledger.schema import require_current_schema, stored_schema
-from errata_server.ledger.tables import NOT_EXPORTED, StoredRow, metadata
+from errata_server.ledger.tables import NOT_EXPORTED, metadata
 from errata_server.ledger.tables import branches as branches_table
 from errata_server.ledger.tables import models as models_table
 from errata_server.version import VERSION
@@ -63,11 +72,12 @@ def export_ledger(
         with ArchiveWriter(path, heading, replace=replace) as archive:
             done = 0
             for table in heading.tables:
-                for row in _rows(connection, metadata.tables[table.name]):
-                    if done % ROWS_A_STEP == 0:
-                        progress(Progress(stage="export", done=done, total=heading.rows))
-                    archive.add(table, row)
-                    done += 1
+                with _rows(connection, metadata.tables[table.name]) as rows:
+                    for row in rows:
+                        if done % ROWS_A_STEP == 0:
+                            progress(Progress(stage="export", done=done, total=heading.rows))
+                        archive.add(table, row)
+                        done += 1
             digest = archive.finish()
         progress(Progress(stage="export", done=done, total=heading.rows))
         return Contents(
@@ -108,11 +118,11 @@ def _heading(connection: Connection) -> Heading:
     )
 
 
-def _rows(connection: Connection, table: Table) -> Iterator[StoredRow]:
+def _rows(connection: Connection, table: Table) -> CursorResult[*tuple[Any, ...]]:
     """The rows in the order of the primary key, letters by their bytes on both databases."""
     key = [_ordered(connection, column) for column in table.primary_key.columns]
     statement = select(table).order_by(*key).execution_options(yield_per=ROWS_AT_ONCE)
-    return iter(connection.execute(statement))
+    return connection.execute(statement)
 
 
 def _ordered(connection: Connection, column: ColumnElement[Any]) -> ColumnElement[Any]:
