@@ -427,7 +427,6 @@ def test_a_file_that_can_only_be_read_says_so(chronicler, database):
         database.write(write_protected)
 
 
-@SQLITE_ONLY
 def test_a_folder_taken_for_a_file_says_so(tmp_path):
     with (
         opened(f"sqlite:///{tmp_path}") as database,

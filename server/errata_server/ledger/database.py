@@ -23,6 +23,7 @@ from errata_server.ledger.failures import (
     commit_outcome,
     translated_errors,
 )
+from errata_server.ledger.filesystems import network_filesystem
 from errata_server.ledger.schema import require_current_schema
 from errata_server.ledger.urls import SQLITE, LedgerUrl, read_url
 
@@ -133,6 +134,13 @@ class Database:
         path = self._engine.url.database
         if self._engine.dialect.name == SQLITE and path is not None and not Path(path).exists():
             raise LedgerUnavailableError(f"there is no SQLite ledger {path}; correct the URL")
+
+    def network_filesystem(self) -> str | None:
+        """The kind of network filesystem that a SQLite ledger is on, where it is on one."""
+        path = self._engine.url.database
+        if self._engine.dialect.name != SQLITE or path is None:
+            return None
+        return network_filesystem(Path(path))
 
     def claim(self) -> None:
         """Be the only server on a SQLite file until closed; PostgreSQL takes any number.
