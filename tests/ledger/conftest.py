@@ -6,6 +6,7 @@ from tests.support.databases import (  # noqa: F401 - fixtures
     empty_url,
     ledger_url,
     make_empty,
+    make_migrated,
     migrated_postgresql,
     migrated_sqlite,
     postgresql_server,

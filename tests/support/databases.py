@@ -1,8 +1,9 @@
 """Real databases for tests: a SQLite file, or a database of a real PostgreSQL server.
 
 Fixtures to import in a conftest: `postgresql_server`, `migrated_sqlite`,
-`migrated_postgresql`, `make_empty`, `empty_url` and `ledger_url`; the last two run a test once
-on each kind. One server serves the session, and every test has a database of its own.
+`migrated_postgresql`, `make_empty`, `make_migrated`, `empty_url` and `ledger_url`; the last two
+run a test once on each kind. One server serves the session, and every test has a database of
+its own.
 """
 
 import shutil
@@ -117,14 +118,29 @@ def ledger_url(request, tmp_path) -> Iterator[str]:
 @pytest.fixture
 def make_empty(request, tmp_path) -> Iterator[Callable[[str], str]]:
     """Makes databases without a schema, of whichever kind is asked for."""
+    yield from _made(request, tmp_path, migrated=False)
+
+
+@pytest.fixture
+def make_migrated(request, tmp_path) -> Iterator[Callable[[str], str]]:
+    """Makes migrated databases without rows, of whichever kind is asked for."""
+    yield from _made(request, tmp_path, migrated=True)
+
+
+def _made(request, tmp_path: Path, *, migrated: bool) -> Iterator[Callable[[str], str]]:
     made: list[str] = []
 
     def make(kind: str) -> str:
         number = next(_numbers)
         if kind == "sqlite":
-            return f"sqlite:///{tmp_path / f'made_{number}.db'}"
+            path = tmp_path / f"made_{number}.db"
+            if migrated:
+                shutil.copy(request.getfixturevalue("migrated_sqlite"), path)
+            return f"sqlite:///{path}"
+        server = request.getfixturevalue("postgresql_server")
+        template = request.getfixturevalue("migrated_postgresql") if migrated else "template1"
         made.append(f"test_{number}")
-        return str(request.getfixturevalue("postgresql_server").create(made[-1]))
+        return str(server.create(made[-1], template=template))
 
     yield make
     for name in made:
