@@ -1,39 +1,20 @@
-"""``errata-server``: serve, migrate, calibrate, moments, keygen. Arguments and exit codes only.
+"""``errata-server``: serve, migrate, calibrate, moments, ledger, keygen: arguments and exit codes.
 
 Exit codes: 0 done, 1 failed with one sentence on standard error, 2 wrong usage.
 """
 
 import asyncio
-import logging
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-)
 
-from errata_server import app, telemetry
-from errata_server.config import Settings, load_settings
-from errata_server.domain import operations
-from errata_server.domain.errors import ErrataError, InvalidInputError
+from errata_server import app, ledger_verbs
 from errata_server.ledger.migrate import migrate as migrate_ledger
 from errata_server.signing import SigningKey
+from errata_server.terminal import LedgerUrl, one_sentence, progress, read_settings
 from errata_server.version import VERSION
 
-FAILED: Final = 1
-USAGE: Final = 2
-
-_stderr = Console(stderr=True)
 cli = typer.Typer(
     name="errata-server",
     help="Serve a language model together with revertible edits from a ledger. "
@@ -42,6 +23,7 @@ cli = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+cli.add_typer(ledger_verbs.verbs)
 
 Model = Annotated[
     str | None,
@@ -49,10 +31,6 @@ Model = Annotated[
 ]
 ModelName = Annotated[
     str | None, typer.Option("--model-id", help="The model's name in the ledger.")
-]
-LedgerUrl = Annotated[
-    str | None,
-    typer.Option("--ledger", help="URL of the database.", show_default="sqlite:///errata.db"),
 ]
 KnownFacts = Annotated[Path | None, typer.Option(help="JSON file of facts the model holds.")]
 TextsFile = Annotated[
@@ -130,8 +108,8 @@ def serve(
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.")] = None,
 ) -> None:
     """Serve a model with the edits that its ledger holds, until SIGTERM."""
-    settings = _settings(**locals())
-    with _one_sentence():
+    settings = read_settings(**locals())
+    with one_sentence():
         server = app.build(settings)
         asyncio.run(server.serve_until_stopped(lambda ready: typer.echo(ready.to_json())))
 
@@ -139,8 +117,8 @@ def serve(
 @cli.command()
 def migrate(*, ledger: LedgerUrl = None) -> None:
     """Bring a ledger's database to the schema this version knows."""
-    settings = _settings(ledger=ledger)
-    with _one_sentence():
+    settings = read_settings(ledger=ledger)
+    with one_sentence():
         done = migrate_ledger(settings.ledger)
     typer.echo(f"{settings.shown_ledger}: {'migrated' if done else 'nothing to do'}")
 
@@ -163,8 +141,8 @@ def calibrate(
     """Find layer, step size and guard width by editing facts the model knows."""
     given = locals()
     del given["seed"], given["save"]
-    settings = _settings(**given)
-    with _one_sentence(), _progress() as report:
+    settings = read_settings(**given)
+    with one_sentence(), progress() as report:
         profile = app.calibrate(settings, seed, report)
         if save is not None:
             save.write_bytes(profile.body)
@@ -181,8 +159,8 @@ def moments(
     dtype: Dtype = None,
 ) -> None:
     """Accumulate the second moment of keys over texts; resumes where it was cut off."""
-    settings = _settings(**locals())
-    with _one_sentence(), _progress() as report:
+    settings = read_settings(**locals())
+    with one_sentence(), progress() as report:
         tokens = app.collect_moments(settings, report)
     typer.echo(f"{tokens} tokens in {settings.cache}")
 
@@ -194,7 +172,7 @@ def keygen(
     name: Annotated[str, typer.Option(help="Whose key it is, as signatures name it.")] = "errata",
 ) -> None:
     """Make an Ed25519 key: the private one into FILE, the public one to standard output."""
-    with _one_sentence():
+    with one_sentence():
         key = SigningKey.generate(name)
         key.write(file)
     typer.echo(str(key.public))
@@ -209,55 +187,6 @@ def version() -> None:
 def main() -> None:
     """Run the command line."""
     cli()
-
-
-def _settings(**given: object) -> Settings:
-    try:
-        settings = load_settings(**given)
-    except InvalidInputError as error:
-        _complain(error)
-        raise typer.Exit(USAGE) from None
-    telemetry.configure_logging(
-        sys.stderr, logging.getLevelNamesMapping()[settings.log_level.upper()]
-    )
-    return settings
-
-
-@contextmanager
-def _one_sentence() -> Iterator[None]:
-    """Turn an error of ours into its message and an exit code."""
-    try:
-        yield
-    except ErrataError as error:
-        _complain(error)
-        raise typer.Exit(FAILED) from None
-
-
-def _complain(error: ErrataError) -> None:
-    message = telemetry.mask_credentials(str(error))
-    _stderr.print(f"errata-server: {message}", markup=False, highlight=False, soft_wrap=True)
-
-
-@contextmanager
-def _progress() -> Iterator[operations.ReportProgress]:
-    """A bar a stage, on standard error."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
-    with Progress(*columns, console=_stderr) as bars:
-        tasks: dict[str, TaskID] = {}
-
-        def report(step: operations.Progress) -> None:
-            if step.stage not in tasks:
-                tasks[step.stage] = bars.add_task(step.stage, note="")
-            total = step.total or None
-            bars.update(tasks[step.stage], completed=step.done, total=total, note=step.note)
-
-        yield report
 
 
 if __name__ == "__main__":

@@ -342,6 +342,8 @@ def open_ledger(settings: Settings) -> Database:
     if settings.ledger.startswith("sqlite"):
         migrate(settings.ledger)
     database = Database(settings.ledger)
+    if network := database.network_filesystem():
+        _log.warning("ledger on a network filesystem", filesystem=network)
     try:
         database.check_schema()
     except ErrataError:

@@ -5,6 +5,7 @@ import importlib.util
 import inspect
 import json
 import re
+from dataclasses import asdict, fields
 
 import pytest
 import typer
@@ -33,6 +34,7 @@ from errata_server.domain.checks import CheckKind
 from errata_server.domain.evaluation import MINIMUM_LIVE_EDITS
 from errata_server.domain.known_facts import KnownFacts
 from errata_server.domain.policies import Policy
+from errata_server.ledger.urls import TUNING, Tuning
 from errata_server.rpc.status import STATUS_OF
 from tests.contract import pages
 from tests.contract.sources import python_files
@@ -58,26 +60,37 @@ def options(command: str, verb: str) -> set[str]:
     return {name for option in VERBS[command][verb].params for name in option.opts}
 
 
+def verb_of(command: str, words: list[str]):
+    """The verb that ``words`` begin with, a verb of a group where they name one, and the rest."""
+    first, *rest = words
+    assert first in VERBS[command], f"{command} has no verb {first}"
+    verb = VERBS[command][first]
+    while isinstance(verb, TyperGroup) and rest:
+        name, *rest = rest
+        assert name in verb.commands, f"{command} {first} has no verb {name}"
+        verb = verb.commands[name]
+    return verb, rest
+
+
 # Commands ---------------------------------------------------------------------------------
 
 
 @EVERY_PAGE
 def test_every_command_line_parses(path):
     for command, *arguments in pages.command_lines(pages.text(path)):
-        verb, *rest = arguments
-        assert verb in VERBS[command], f"{command} has no verb {verb}"
+        verb, rest = verb_of(command, arguments)
         try:
-            VERBS[command][verb].make_context(verb, rest)
+            verb.make_context(verb.name, rest)
         except TyperException as error:
             pytest.fail(f"{command} {' '.join(arguments)}: {error.format_message()}")
 
 
 @EVERY_PAGE
 def test_every_command_in_running_text_exists(path):
-    for command, verb, *rest in pages.inline_commands(pages.text(path)):
-        assert verb in VERBS[command], f"{command} has no verb {verb}"
+    for command, *words in pages.inline_commands(pages.text(path)):
+        verb, rest = verb_of(command, words)
         given = {word.partition("=")[0] for word in rest if word.startswith("-")}
-        assert given <= options(command, verb), f"{command} {verb} {rest}"
+        assert given <= {name for option in verb.params for name in option.opts}, words
 
 
 def test_the_readme_shows_the_whole_way_of_an_edit():
@@ -299,6 +312,20 @@ def test_every_setting_is_an_option_of_serve():
     serve = options("errata-server", "serve")
 
     assert {f"--{name.replace('_', '-')}" for name in Settings.model_fields} <= serve
+
+
+def test_the_table_of_the_url_s_parameters_is_the_servers():
+    documented = {
+        pages.code(row[0]): [pages.code(cell) for cell in row[1:3]]
+        for row in pages.table(OPERATIONS, "parameter")
+    }
+    kinds = [TUNING[kind] for kind in ("sqlite", "postgresql")]
+
+    assert list(documented) == [field.name for field in fields(Tuning)]
+    for name, cells in documented.items():
+        defaults = [asdict(tuning)[name] for tuning in kinds]
+        told = [float(cell) if cell else None for cell in cells]
+        assert told in (defaults, [None, defaults[1]]), name
 
 
 def test_the_metrics_table_is_the_servers():

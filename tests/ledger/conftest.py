@@ -5,6 +5,8 @@ from errata_server.ledger.ledger import Ledger
 from tests.support.databases import (  # noqa: F401 - fixtures
     empty_url,
     ledger_url,
+    make_empty,
+    make_migrated,
     migrated_postgresql,
     migrated_sqlite,
     postgresql_server,

@@ -1,6 +1,5 @@
 """The fold of the history equals applying and reverting one revision after the other."""
 
-import shutil
 import time
 from dataclasses import replace
 
@@ -15,6 +14,7 @@ from errata_server.ledger.applied import fold
 from errata_server.ledger.database import Database
 from errata_server.ledger.ledger import Ledger
 from tests.support import MODEL
+from tests.support.databases import KINDS
 from tests.support.histories import Chronicler
 from tests.support.tampering import tampering
 
@@ -31,6 +31,7 @@ changes = st.lists(
 )
 
 
+@pytest.mark.parametrize("database_kind", KINDS)
 @settings(
     max_examples=25,
     deadline=None,
@@ -38,10 +39,9 @@ changes = st.lists(
 )
 @given(subjects=st.lists(st.sampled_from(SUBJECTS), min_size=5, max_size=5), changes=changes)
 def test_the_fold_equals_the_naive_model_at_every_revision(
-    migrated_sqlite, tmp_path_factory, subjects, changes
+    make_migrated, database_kind, subjects, changes
 ):
-    path = shutil.copy(migrated_sqlite, tmp_path_factory.mktemp("fold") / "ledger.db")
-    database = Database(f"sqlite:///{path}")
+    database = Database(make_migrated(database_kind))
     chronicler = Chronicler(Ledger(database))
     edits = [chronicler.propose(subject) for subject in subjects]
     naive, expected = AppliedSet(), {chronicler.head(): AppliedSet()}

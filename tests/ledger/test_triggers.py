@@ -5,7 +5,7 @@ import sqlite3
 import psycopg
 import pytest
 
-from tests.support.databases import POSTGRESQL_ONLY
+from tests.support.databases import POSTGRESQL_ONLY, SQLITE_ONLY
 from tests.support.histories import genesis
 from tests.support.tampering import raw_connection
 
@@ -81,6 +81,26 @@ def test_rows_are_never_replaced_by_an_insert(sql, ledger_url, table):
     for statement in statements:
         with pytest.raises((sqlite3.IntegrityError, psycopg.errors.IntegrityError)):
             sql(statement)
+
+    assert snapshot(sql) == before
+
+
+@SQLITE_ONLY
+@pytest.mark.parametrize("table", [*INSERT_ONLY, "branches"])
+def test_rows_are_never_replaced_by_their_rowid(sql, table):
+    before = snapshot(sql)
+    columns = [name for _, name, *_ in sql(f"PRAGMA table_info({table})").fetchall()]
+    fresh = {name: f"hex(randomblob(32)) AS {name}" for name in ("id", "digest", "name")}
+    numbers = {name: f"{name} + 7 AS {name}" for name in ("position", "version", "sequence")}
+    new = ", ".join((fresh | numbers).get(name, name) for name in columns)
+    assert sql("PRAGMA recursive_triggers").fetchone() == (0,)
+
+    for clause in ("INSERT OR REPLACE", "INSERT OR IGNORE", "INSERT"):
+        with pytest.raises(sqlite3.IntegrityError, match="has that row already|must"):
+            sql(
+                f"{clause} INTO {table} (rowid, {', '.join(columns)}) "
+                f"SELECT rowid, {new} FROM {table} LIMIT 1"
+            )
 
     assert snapshot(sql) == before
 

@@ -1,8 +1,9 @@
 """Real databases for tests: a SQLite file, or a database of a real PostgreSQL server.
 
 Fixtures to import in a conftest: `postgresql_server`, `migrated_sqlite`,
-`migrated_postgresql`, `empty_url` and `ledger_url`; the last two run a test once on each
-kind. One server serves the session, and every test has a database of its own.
+`migrated_postgresql`, `make_empty`, `make_migrated`, `empty_url` and `ledger_url`; the last two
+run a test once on each kind. One server serves the session, and every test has a database of
+its own.
 """
 
 import shutil
@@ -11,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
 
@@ -32,6 +33,7 @@ START = (
 )
 SQLITE_ONLY = pytest.mark.parametrize("ledger_url", ["sqlite"], indirect=True)
 POSTGRESQL_ONLY = pytest.mark.parametrize("ledger_url", ["postgresql"], indirect=True)
+EMPTY_POSTGRESQL_ONLY = pytest.mark.parametrize("empty_url", ["postgresql"], indirect=True)
 _numbers = count()
 
 
@@ -119,7 +121,7 @@ def migrated_postgresql(postgresql_server) -> str:
 def empty_url(request, tmp_path) -> Iterator[str]:
     """A database without a schema."""
     if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path / 'ledger.db'}"
+        yield f"sqlite:///{tmp_path / 'empty.db'}"
         return
     yield from _postgresql_database(request.getfixturevalue("postgresql_server"), "template1")
 
@@ -134,6 +136,38 @@ def ledger_url(request, tmp_path) -> Iterator[str]:
         return
     server = request.getfixturevalue("postgresql_server")
     yield from _postgresql_database(server, request.getfixturevalue("migrated_postgresql"))
+
+
+@pytest.fixture
+def make_empty(request, tmp_path) -> Iterator[Callable[[str], str]]:
+    """Makes databases without a schema, of whichever kind is asked for."""
+    yield from _made(request, tmp_path, migrated=False)
+
+
+@pytest.fixture
+def make_migrated(request, tmp_path) -> Iterator[Callable[[str], str]]:
+    """Makes migrated databases without rows, of whichever kind is asked for."""
+    yield from _made(request, tmp_path, migrated=True)
+
+
+def _made(request, tmp_path: Path, *, migrated: bool) -> Iterator[Callable[[str], str]]:
+    made: list[str] = []
+
+    def make(kind: str) -> str:
+        number = next(_numbers)
+        if kind == "sqlite":
+            path = tmp_path / f"made_{number}.db"
+            if migrated:
+                shutil.copy(request.getfixturevalue("migrated_sqlite"), path)
+            return f"sqlite:///{path}"
+        server = request.getfixturevalue("postgresql_server")
+        template = request.getfixturevalue("migrated_postgresql") if migrated else "template1"
+        made.append(f"test_{number}")
+        return str(server.create(made[-1], template=template))
+
+    yield make
+    for name in made:
+        request.getfixturevalue("postgresql_server").drop(name)
 
 
 def _postgresql_database(server: PostgresqlServer, template: str) -> Iterator[str]:

@@ -21,6 +21,7 @@ class LossyProxy:
         self._listener.bind(str(self._folder / ".s.PGSQL.5432"))
         self._listener.listen()
         self._lose: bool | None = None
+        self._more = 0
         self.lost = 0
         """How many commits have been lost."""
 
@@ -28,9 +29,9 @@ class LossyProxy:
         """Where ``database`` is found through this proxy."""
         return f"postgresql://postgres:@/{database}?host={self._folder}"
 
-    def lose_next_commit(self, *, after_it_happened: bool) -> None:
-        """Cut the connection that commits next, before or after the server has committed."""
-        self._lose = after_it_happened
+    def lose_next_commit(self, *, after_it_happened: bool, times: int = 1) -> None:
+        """Cut the connections that commit next, before or after the server has committed."""
+        self._lose, self._more = after_it_happened, times - 1
 
     def __enter__(self) -> Self:
         threading.Thread(target=self._accept, daemon=True).start()
@@ -61,7 +62,9 @@ class LossyProxy:
         with client, server:
             while data := _received(client):
                 if self._lose is not None and data.endswith(b"COMMIT\x00"):
-                    happens, self._lose = self._lose, None
+                    happens = self._lose
+                    self._lose = happens if self._more else None
+                    self._more -= 1
                     self.lost += 1
                     client.shutdown(socket.SHUT_RDWR)
                     if happens:

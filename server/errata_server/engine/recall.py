@@ -158,7 +158,7 @@ class Recall:
             return [(bank.digest(),)] * len(rows)
         keys = self._keys_of(rows, branch.module)
         nearest = branch.nearest(torch.cat(keys))
-        says = []
+        says: list[Say] = []
         for fires, found in zip(
             nearest.fires.split([len(row) for row in rows]),
             nearest.keys.split([len(row) for row in rows]),

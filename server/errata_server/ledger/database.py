@@ -1,47 +1,38 @@
 """The connection to the ledger's database, SQLite or PostgreSQL.
 
 Invariants: a SQLite transaction that may write begins with BEGIN IMMEDIATE, so that no read
-in it goes stale; no SQLAlchemy exception leaves this module's context managers; no URL and
-no statement parameter appears in a message.
+in it goes stale; a commit that was acknowledged is on disk; no SQLAlchemy exception leaves
+this module's context managers.
 """
 
 import fcntl
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final, TypeVar
 from urllib.parse import quote
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
-from sqlalchemy.exc import (
-    ArgumentError,
-    DatabaseError,
-    DataError,
-    DBAPIError,
-    IntegrityError,
-    OperationalError,
-    PendingRollbackError,
-    ProgrammingError,
-)
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy import URL, Connection, Engine, create_engine, event, text
+from sqlalchemy.engine.interfaces import DBAPIConnection
 
 from errata_server.domain.errors import (
-    ErrataError,
     InvalidInputError,
-    LedgerCorruptError,
     LedgerUnavailableError,
     ReadOnlyReplicaError,
-    SchemaMismatchError,
 )
-from errata_server.ledger.schema import MIGRATE_COMMAND, require_current_schema
+from errata_server.ledger.failures import (
+    OUTCOME_UNKNOWN,
+    RETRIED,
+    commit_outcome,
+    translated_errors,
+)
+from errata_server.ledger.filesystems import network_filesystem
+from errata_server.ledger.schema import require_current_schema
+from errata_server.ledger.urls import SQLITE, LedgerUrl, read_url
 
-BUSY_SECONDS: Final = 5
-"""How long SQLite waits for another writer."""
-
-POOL_SECONDS: Final = 10
-"""How long a call waits for a connection of the pool."""
+Result = TypeVar("Result")
 
 KEEPALIVES: Final = {
     "keepalives_idle": 10,
@@ -51,12 +42,18 @@ KEEPALIVES: Final = {
 }
 """After what a PostgreSQL that has vanished without a word is given up; seconds, the last in ms."""
 
-POSTGRESQL_OPTIONS: Final = (
-    "-c lock_timeout=2000 -c statement_timeout=10000 -c idle_in_transaction_session_timeout=15000"
-)
 READ_ONLY: Final = {"errata_read_only": True}
-OUTCOME_UNKNOWN: Final = "unknown"
-"""Value of ``outcome`` in the metadata of an error raised by a commit that may have worked."""
+SETTLING_PAUSES: Final = (0.0, 0.5, 2.0)
+"""Seconds before each attempt to learn what an interrupted commit came to."""
+
+RETRY_PAUSES: Final = (0.01, 0.05, 0.25)
+"""Seconds before what PostgreSQL undid to end a deadlock is done again."""
+
+CONNECT_SECONDS: Final = 5
+"""How long PostgreSQL may take to let a connection in, unless the URL says otherwise."""
+
+LARGEST_IDLE_WAL: Final = 64 * 1024 * 1024
+"""Bytes of SQLite's ``-wal`` file that are kept once it has been written back."""
 
 
 class Database:
@@ -111,8 +108,36 @@ class Database:
         self._require_claimed_file()
         with translated_errors(), self._engine.connect() as connection:
             yield connection
-            with _commit_outcome():
+            with commit_outcome():
                 connection.commit()
+
+    def write(self, work: Callable[[Connection], Result]) -> Result:
+        """What ``work`` returns, once it is known that its transaction was committed.
+
+        ``work`` may run more than once: where the outcome of a commit is unknown, and where
+        PostgreSQL undid it for another's sake. It has to find by its ids what an earlier run
+        stored, and return the same. Its locks wait for a lost connection's transaction,
+        should that still run.
+
+        Raises:
+            LedgerUnavailableError: the database does not answer. Where it stayed away after
+                a commit, ``outcome`` in the metadata is `OUTCOME_UNKNOWN`.
+        """
+        lost: LedgerUnavailableError | None = None
+        settling, retrying = iter(SETTLING_PAUSES), iter(RETRY_PAUSES)
+        while True:
+            try:
+                with self.writing() as connection:
+                    return work(connection)
+            except LedgerUnavailableError as error:
+                if error.metadata.get("outcome") == OUTCOME_UNKNOWN:
+                    lost = lost or error
+                undone = error.metadata.get("sqlstate") in RETRIED
+                pauses = settling if lost is not None else retrying if undone else iter(())
+                pause = next(pauses, None)
+                if pause is None:
+                    raise lost or error from None
+            time.sleep(pause)
 
     def check_schema(self) -> None:
         """Do nothing if the database has the schema this server knows.
@@ -123,6 +148,23 @@ class Database:
         """
         with self.reading() as connection:
             require_current_schema(connection)
+
+    def require_file(self) -> None:
+        """Do nothing if there is a database to read; SQLite would make a file of that name.
+
+        Raises:
+            LedgerUnavailableError: a SQLite ledger's file is not there.
+        """
+        path = self._engine.url.database
+        if self._engine.dialect.name == SQLITE and path is not None and not Path(path).exists():
+            raise LedgerUnavailableError(f"there is no SQLite ledger {path}; correct the URL")
+
+    def network_filesystem(self) -> str | None:
+        """The kind of network filesystem that a SQLite ledger is on, where it is on one."""
+        path = self._engine.url.database
+        if self._engine.dialect.name != SQLITE or path is None:
+            return None
+        return network_filesystem(Path(path))
 
     def claim(self) -> None:
         """Be the only server on a SQLite file until closed; PostgreSQL takes any number.
@@ -178,61 +220,81 @@ def _file_identity(path: Path) -> int | None:
         return None
 
 
+def unhurried(connection: Connection) -> None:
+    """Let this transaction take as long as it needs: PostgreSQL's limits are for requests."""
+    if connection.dialect.name == SQLITE:
+        return
+    for limit in ("statement_timeout", "idle_in_transaction_session_timeout"):
+        connection.execute(text(f"SET LOCAL {limit} = 0"))
+
+
 def ledger_engine(url: str, *, read_only: bool = False) -> Engine:
     """An engine set up for a ledger at ``url``.
 
     Raises:
         InvalidInputError: the URL is malformed or names another kind of database.
     """
-    parsed = _parsed_url(url)
-    if parsed.get_backend_name() == "sqlite":
-        return _sqlite_engine(parsed, read_only=read_only)
-    options = f"{POSTGRESQL_OPTIONS} -c default_transaction_read_only={str(read_only).lower()}"
+    parsed = read_url(url)
+    make = _sqlite_engine if parsed.kind == SQLITE else _postgresql_engine
+    return make(parsed, read_only=read_only)
+
+
+def _pooled(url: LedgerUrl, driver: URL, arguments: dict[str, Any]) -> Engine:
+    tuning = url.tuning
     return create_engine(
-        parsed.set(drivername="postgresql+psycopg"),
-        pool_pre_ping=True,
-        pool_timeout=POOL_SECONDS,
+        driver,
+        connect_args=arguments,
         hide_parameters=True,
-        connect_args={"options": options, "connect_timeout": BUSY_SECONDS, **KEEPALIVES},
+        pool_pre_ping=url.kind != SQLITE,
+        pool_size=tuning.pool_size,
+        max_overflow=tuning.pool_overflow,
+        pool_timeout=tuning.pool_timeout,
+        pool_recycle=tuning.pool_recycle,
     )
 
 
-def _parsed_url(url: str) -> URL:
-    """``url`` taken apart; no message repeats it, as it may hold a password."""
+def _postgresql_engine(url: LedgerUrl, *, read_only: bool) -> Engine:
+    tuning, said = url.tuning, url.driver.query
+    limits = {
+        "lock_timeout": tuning.lock_timeout,
+        "statement_timeout": tuning.statement_timeout,
+        "idle_in_transaction_session_timeout": tuning.idle_timeout,
+    }
+    ours = " ".join(f"-c {name}={int(seconds * 1_000)}" for name, seconds in limits.items())
+    ours += f" -c default_transaction_read_only={str(read_only).lower()}"
+    arguments = {
+        "application_name": said.get("application_name", "errata-server"),
+        "connect_timeout": said.get("connect_timeout", CONNECT_SECONDS),
+        "options": f"{ours} {said.get('options', '')}".strip(),
+    }
+    arguments |= {name: value for name, value in KEEPALIVES.items() if name not in said}
     try:
-        parsed = make_url(url)
-    except (ArgumentError, ValueError):
+        engine = _pooled(url, url.driver, arguments)
+    except ModuleNotFoundError as error:
         raise InvalidInputError(
-            "the ledger's URL is malformed; write sqlite:///PATH or postgresql://HOST/NAME",
+            "a PostgreSQL ledger needs psycopg; install it with pip install 'errata[postgres]'",
             field="ledger",
-        ) from None
-    backend = parsed.drivername.partition("+")[0]
-    if backend == "postgres":
-        parsed = parsed.set(drivername="postgresql")
-    elif backend not in {"sqlite", "postgresql"}:
-        raise InvalidInputError(
-            f"the ledger cannot be kept in {backend}; use sqlite:///PATH or postgresql://HOST/NAME",
-            field="ledger",
-            backend=backend,
-        )
-    if backend == "sqlite" and parsed.database in {None, "", ":memory:"}:
-        raise InvalidInputError(
-            "the ledger must be a file to outlive the server; write sqlite:///PATH",
-            field="ledger",
-        )
-    return parsed
+        ) from error
+
+    @event.listens_for(engine, "connect")
+    def prepare(connection: DBAPIConnection, _record: object) -> None:
+        cursor = connection.cursor()
+        cursor.execute("SHOW synchronous_commit")
+        if cursor.fetchone() == ("off",):  # else it stays as it is: it may be stricter than ours
+            cursor.execute("SET synchronous_commit = on")
+        cursor.close()
+        connection.commit()
+
+    return engine
 
 
-def _sqlite_engine(url: URL, *, read_only: bool) -> Engine:
+def _sqlite_engine(url: LedgerUrl, *, read_only: bool) -> Engine:
+    patience, driver = url.tuning.lock_timeout, url.driver
     if read_only:
         # Opening must not make a file; reading one in WAL mode does write beside it.
-        file = URL.create("sqlite", database=f"file:{quote(url.database or '')}")
-        url = file.update_query_dict({"mode": "rw", "uri": "true"})
-    engine = create_engine(
-        url.set(drivername="sqlite"),
-        hide_parameters=True,
-        connect_args={"timeout": BUSY_SECONDS},
-    )
+        file = URL.create(driver.drivername, database=f"file:{quote(driver.database or '')}")
+        driver = file.update_query_dict({"mode": "rw", "uri": "true"})
+    engine = _pooled(url, driver, {"timeout": patience})
 
     @event.listens_for(engine, "connect")
     def prepare(connection: sqlite3.Connection, _record: object) -> None:
@@ -240,12 +302,13 @@ def _sqlite_engine(url: URL, *, read_only: bool) -> Engine:
         if read_only:
             connection.execute("PRAGMA query_only = ON")
         else:
-            _enter_wal(connection)
+            _enter_wal(connection, patience)
         for pragma in (
             "synchronous = FULL",
             "foreign_keys = ON",
             "recursive_triggers = ON",
             "trusted_schema = OFF",
+            f"journal_size_limit = {LARGEST_IDLE_WAL}",
         ):
             connection.execute(f"PRAGMA {pragma}")
 
@@ -257,13 +320,13 @@ def _sqlite_engine(url: URL, *, read_only: bool) -> Engine:
     return engine
 
 
-def _enter_wal(connection: sqlite3.Connection) -> None:
+def _enter_wal(connection: sqlite3.Connection, patience: float) -> None:
     """Switch to WAL, which the file remembers.
 
     SQLite does not wait for a lock while switching, so two processes that open a new file
     together must be told to try again.
     """
-    deadline = time.monotonic() + BUSY_SECONDS
+    deadline = time.monotonic() + patience
     while connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
         try:
             connection.execute("PRAGMA journal_mode = WAL").fetchone()
@@ -271,60 +334,3 @@ def _enter_wal(connection: sqlite3.Connection) -> None:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.02)
-
-
-@contextmanager
-def translated_errors() -> Iterator[None]:
-    """Turn what the database driver raises into domain errors: the one place that does."""
-    try:
-        yield
-    except (DBAPIError, PoolTimeoutError, PendingRollbackError) as error:
-        raise _domain_error(error) from error
-
-
-@contextmanager
-def _commit_outcome() -> Iterator[None]:
-    try:
-        yield
-    except DBAPIError as error:
-        raise LedgerUnavailableError(
-            "the connection to the ledger's database was lost while committing, so the outcome "
-            "is unknown; send the same request id again to learn it",
-            outcome=OUTCOME_UNKNOWN,
-            cause=type(error.orig).__name__,
-        ) from error
-
-
-def _domain_error(error: DBAPIError | PoolTimeoutError | PendingRollbackError) -> ErrataError:
-    if not isinstance(error, DBAPIError):
-        return _unavailable("gave no connection in time", type(error).__name__)
-    cause = type(error.orig).__name__
-    if _names_missing_table(error):
-        return SchemaMismatchError(
-            "the ledger's database lacks tables or columns this server expects; run "
-            f"`{MIGRATE_COMMAND}`",
-            cause=cause,
-        )
-    if isinstance(error, DataError):
-        return InvalidInputError(
-            "the database cannot store one of the values; leave out NUL characters", cause=cause
-        )
-    if isinstance(error, IntegrityError):
-        return _unavailable("had another writer change the same rows", cause)
-    if type(error) is DatabaseError:  # SQLite's "malformed" and "not a database"
-        return LedgerCorruptError(
-            "the ledger's file is damaged; restore it from a backup", cause=cause
-        )
-    return _unavailable("does not answer", cause)
-
-
-def _names_missing_table(error: DBAPIError) -> bool:
-    if isinstance(error, OperationalError):  # SQLite's way of saying it
-        return str(error.orig).startswith(("no such table", "no such column"))
-    return isinstance(error, ProgrammingError)
-
-
-def _unavailable(what: str, cause: str) -> LedgerUnavailableError:
-    return LedgerUnavailableError(
-        f"the ledger's database {what} ({cause}); retry after a while", cause=cause
-    )

@@ -113,8 +113,7 @@ class Leases:
         Raises:
             ModelNotFoundError: the ledger does not know the model.
         """
-        with self._database.writing() as connection:
-            return _take(connection, claim, at)
+        return self._database.write(lambda connection: _take(connection, claim, at))
 
     def release(self, fence: Fence) -> None:
         """Let the next server take over at once; does nothing where one has already."""

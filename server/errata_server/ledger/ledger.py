@@ -1,18 +1,18 @@
 """The ledger as the use cases see it: each method is one transaction.
 
 Invariants: artifact before edit, edit and report before revision; a revision is appended on
-top of its branch's head or not at all; a commit whose outcome is unknown is settled by its
-request id before anybody hears of it. What an operation stores is stored under the lease it was
-started under (`leases.under`), or not at all.
+top of its branch's head or not at all; what is written finds by its ids what it has stored
+before, so that a commit whose outcome is unknown is settled before anybody hears of it. What an
+operation stores is stored under the lease it was started under (`leases.under`), or not at all.
 """
 
-import time
 from collections.abc import Callable
-from typing import Final
+from itertools import count
+
+from sqlalchemy import Connection
 
 from errata_server.domain.checks import Report
 from errata_server.domain.edits import AppliedSet, Approval, Edit
-from errata_server.domain.errors import LedgerUnavailableError
 from errata_server.domain.ids import (
     MAIN,
     BranchName,
@@ -43,13 +43,10 @@ from errata_server.ledger import (
     suites,
 )
 from errata_server.ledger.audit import AuditResult, audit
-from errata_server.ledger.database import OUTCOME_UNKNOWN, Database
+from errata_server.ledger.database import Database
 from errata_server.ledger.log import LogReader
 from errata_server.ledger.revisions import Branch
 from errata_server.ledger.suites import NewSuite
-
-SETTLING_PAUSES: Final = (0.0, 0.5, 2.0)
-"""Seconds before each attempt to learn what an interrupted commit came to."""
 
 
 class Ledger:
@@ -76,10 +73,12 @@ class Ledger:
         """
         revisions.require_genesis(model, genesis)
         models.require_same_checkpoint(model, stored=description.digest, given=genesis.model_digest)
-        with self._database.writing() as connection:
-            if not models.add(connection, model, description):
-                return
-            revisions.begin(connection, genesis)
+
+        def register(connection: Connection) -> None:
+            if models.add(connection, model, description):
+                revisions.begin(connection, genesis)
+
+        self._database.write(register)
 
     def model(self, model: ModelId) -> ModelDescription:
         """The model as the ledger first met it.
@@ -97,9 +96,12 @@ class Ledger:
             ModelNotFoundError: the ledger does not know the model.
             ModelMismatchError: the profile was made for another checkpoint.
         """
-        with self._database.writing() as connection:
+
+        def put(connection: Connection) -> None:
             leases.require(connection)
             models.add_profile(connection, model, profile)
+
+        self._database.write(put)
 
     def profile(self, profile: ProfileId) -> Profile:
         """The profile of this id.
@@ -119,8 +121,7 @@ class Ledger:
 
     def put_artifact(self, payload: bytes) -> Digest:
         """Store ``payload`` under its digest, unless it is there already."""
-        with self._database.writing() as connection:
-            return artifacts.put(connection, payload)
+        return self._database.write(lambda connection: artifacts.put(connection, payload))
 
     def artifact(self, digest: Digest) -> bytes:
         """The artifact's bytes, hashed again.
@@ -139,9 +140,12 @@ class Ledger:
             NotCalibratedError: the profile is not stored yet.
             InvalidInputError: the id belongs to another edit, or the report to another one.
         """
-        with self._database.writing() as connection:
+
+        def record(connection: Connection) -> None:
             leases.require(connection)
             edits.add(connection, edit, report)
+
+        self._database.write(record)
 
     def record_report(self, report: Report) -> None:
         """Make ``report`` the latest of its edit; storing the same again changes nothing.
@@ -149,9 +153,12 @@ class Ledger:
         Raises:
             EditNotFoundError: the edit is not in the ledger.
         """
-        with self._database.writing() as connection:
+
+        def record(connection: Connection) -> None:
             leases.require(connection)
             edits.add_report(connection, report)
+
+        self._database.write(record)
 
     def record_approval(self, approval: Approval, request_id: RequestId) -> Approval:
         """Store ``approval``, or return the one this request gave earlier.
@@ -161,8 +168,9 @@ class Ledger:
             ReportNotFoundError: the report is not in the ledger, or another edit's.
             RequestIdReusedError: the request gave another approval before.
         """
-        with self._database.writing() as connection:
-            return edits.add_approval(connection, approval, request_id)
+        return self._database.write(
+            lambda connection: edits.add_approval(connection, approval, request_id)
+        )
 
     def edit(self, edit: EditId) -> Edit:
         """The edit of this id.
@@ -240,32 +248,7 @@ class Ledger:
             LedgerUnavailableError: where the metadata says ``outcome`` is unknown, the
                 same call repeated tells.
         """
-        try:
-            with self._database.writing() as connection:
-                return commits.commit(connection, revision)
-        except LedgerUnavailableError as lost:
-            if lost.metadata.get("outcome") != OUTCOME_UNKNOWN:
-                raise
-            settled = self._settle(revision)
-            if settled is None:
-                raise
-            return settled
-
-    def _settle(self, revision: Revision) -> Revision | None:
-        """The revision an interrupted commit made, if that can be found out soon."""
-        for pause in SETTLING_PAUSES:
-            time.sleep(pause)
-            try:
-                return self._committed(revision)
-            except LedgerUnavailableError:
-                continue
-        return None
-
-    def _committed(self, revision: Revision) -> Revision | None:
-        with self._database.writing() as connection:
-            # The lock waits for the lost connection's transaction, should it still run.
-            commits.lock(connection, revision)
-            return revisions.repeated(connection, revision)
+        return self._database.write(lambda connection: commits.commit(connection, revision))
 
     def require_allowed(self, revision: Revision) -> None:
         """Do nothing if the history and the policy of its branch let ``revision`` in.
@@ -383,8 +366,7 @@ class Ledger:
             ModelNotFoundError: the ledger does not know the model.
             RequestIdReusedError: the request id stored something else before.
         """
-        with self._database.writing() as connection:
-            return suites.add(connection, suite)
+        return self._database.write(lambda connection: suites.add(connection, suite))
 
     def suite(self, model: ModelId, name: SuiteName, version: int | None = None) -> SuiteVersion:
         """A version of a suite, the latest where none is named.
@@ -414,8 +396,9 @@ class Ledger:
             ModelNotFoundError: the ledger does not know the model.
             RequestIdReusedError: the request id started another operation before.
         """
-        with self._database.writing() as connection:
-            return operations.start(connection, operation, leases.require(connection))
+        return self._database.write(
+            lambda connection: operations.start(connection, operation, leases.require(connection))
+        )
 
     def repeated_operation(self, operation: Operation) -> Operation | None:
         """What the request behind ``operation`` started earlier, if it did.
@@ -433,9 +416,12 @@ class Ledger:
             OperationNotFoundError: it was never started.
             PreconditionError: it ended otherwise before, or has not ended.
         """
-        with self._database.writing() as connection:
+
+        def finish(connection: Connection) -> None:
             leases.require(connection)
             operations.finish(connection, operation)
+
+        self._database.write(finish)
 
     def forget_operation(self, operation: OperationId) -> None:
         """Remove an operation that has ended; its request id may be used again.
@@ -444,8 +430,14 @@ class Ledger:
             OperationNotFoundError: the ledger does not hold it.
             PreconditionError: it has not ended.
         """
-        with self._database.writing() as connection:
-            operations.forget(connection, operation)
+        runs = count()
+
+        def forget(connection: Connection) -> None:
+            again = next(runs) > 0
+            if not again or operations.exists(connection, operation):
+                operations.forget(connection, operation)
+
+        self._database.write(forget)
 
     def operation(self, operation: OperationId) -> Operation:
         """The operation of this id.

@@ -109,6 +109,12 @@ def finish(connection: Connection, operation: Operation) -> None:
         )
 
 
+def exists(connection: Connection, identifier: OperationId) -> bool:
+    """Whether the ledger holds this operation."""
+    columns = tables.operations.c
+    return connection.scalar(select(columns.id).where(columns.id == identifier)) is not None
+
+
 def get(connection: Connection, identifier: OperationId) -> Operation:
     """The operation of this id.
 

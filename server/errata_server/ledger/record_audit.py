@@ -26,7 +26,10 @@ from errata_server.ledger.suites import suite_row
 from errata_server.ledger.tables import RowsQuery, StoredRow
 
 ROWS_AT_ONCE: Final = 200
-"""Rows fetched together, so that an audit of large artifacts fits in memory."""
+"""Rows fetched together, so that an audit fits in memory."""
+
+ARTIFACTS_AT_ONCE: Final = 16
+"""Fewer, as an artifact may have megabytes."""
 
 
 @dataclass(slots=True)
@@ -63,8 +66,8 @@ class RecordAudit:
         self._findings = findings
         self.evidence = Evidence()
 
-    def _rows(self, statement: RowsQuery) -> Iterator[StoredRow]:
-        streamed = statement.execution_options(yield_per=ROWS_AT_ONCE)
+    def _rows(self, statement: RowsQuery, at_once: int = ROWS_AT_ONCE) -> Iterator[StoredRow]:
+        streamed = statement.execution_options(yield_per=at_once)
         return iter(self._connection.execute(streamed))
 
     def check_model(self) -> bool:
@@ -89,7 +92,7 @@ class RecordAudit:
 
     def check_artifacts(self) -> int:
         """Hash every artifact again; how many there are."""
-        for row in self._rows(select(tables.artifacts)):
+        for row in self._rows(select(tables.artifacts), ARTIFACTS_AT_ONCE):
             self.evidence.artifacts.add(row.digest)
             self._findings.read(artifact_row(row.digest), row.payload, row.digest, bytes)
         return len(self.evidence.artifacts)

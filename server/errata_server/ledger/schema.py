@@ -48,6 +48,17 @@ def alembic_config() -> Config:
     return config
 
 
+def stored_schema(connection: Connection) -> str:
+    """The migration the database behind ``connection`` is at; empty where it has no schema."""
+    return ",".join(sorted(MigrationContext.configure(connection).get_current_heads()))
+
+
+def is_known(revision: str) -> bool:
+    """Whether this server has a migration of this number."""
+    scripts = ScriptDirectory.from_config(alembic_config())
+    return revision in {script.revision for script in scripts.walk_revisions()}
+
+
 def schema_state(connection: Connection) -> SchemaState:
     """How the database behind ``connection`` stands; reads one row."""
     found = set(MigrationContext.configure(connection).get_current_heads())

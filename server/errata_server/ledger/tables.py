@@ -4,7 +4,8 @@ Invariants: every constraint has a name; digests and ids are text; ``body`` and 
 hold the exact bytes that were hashed; ``position`` numbers a model's rows from 0 without
 gaps, in commit order. The triggers that make rows insert-only are in the migrations. Rows that
 change are those of `branches`, whose heads move, and of the working tables `operations` and
-`leases`, on which no history depends.
+`leases`, on which no history depends. A table is part of an export unless its ``info`` is
+`NOT_EXPORTED`.
 """
 
 from typing import Any, Final
@@ -31,6 +32,9 @@ StoredRow = Row[*tuple[Any, ...]]
 
 RowsQuery = Select[*tuple[Any, ...]]
 """A query that gives such rows."""
+
+NOT_EXPORTED: Final = {"exported": False}
+"""``info`` of a table whose rows mean nothing in another database."""
 
 metadata: Final = MetaData(
     naming_convention={

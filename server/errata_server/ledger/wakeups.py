@@ -15,7 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from errata_server.domain.ids import ModelId
 from errata_server.domain.revisions import Revision
-from errata_server.ledger.database import BUSY_SECONDS, KEEPALIVES, ledger_engine
+from errata_server.ledger.database import CONNECT_SECONDS, KEEPALIVES, ledger_engine
 
 CHANNEL: Final = "errata_revisions"
 LOOK_SECONDS: Final = 0.5
@@ -50,7 +50,7 @@ class Listener:
             engine.url,
             poolclass=NullPool,
             isolation_level="AUTOCOMMIT" if self._hears else None,
-            connect_args={"connect_timeout": BUSY_SECONDS, **KEEPALIVES} if self._hears else {},
+            connect_args={"connect_timeout": CONNECT_SECONDS, **KEEPALIVES} if self._hears else {},
             hide_parameters=True,
         )
         self._prefix = f"{model}:"
