@@ -87,7 +87,7 @@ class Database:
         self._require_claimed_file()
         with translated_errors(), self._engine.connect() as connection:
             yield connection
-            with _commit_outcome():
+            with _commit_outcome(connection):
                 connection.commit()
 
     def check_schema(self) -> None:
@@ -245,10 +245,13 @@ def translated_errors() -> Iterator[None]:
 
 
 @contextmanager
-def _commit_outcome() -> Iterator[None]:
+def _commit_outcome(connection: Connection) -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
+        # Nothing rolls back a transaction whose commit failed: the pool would hand the
+        # connection on with the transaction open, and with its lock.
+        connection.invalidate()
         raise LedgerUnavailableError(
             "the connection to the ledger's database was lost while committing, so the outcome "
             "is unknown; send the same request id again to learn it",
