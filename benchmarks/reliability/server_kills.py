@@ -1,37 +1,37 @@
-"""Does an acknowledged edit survive, and is none half done, when the server is killed?
+"""Kills of a whole server with its model, and of PostgreSQL under it, as clients see them.
 
-Each round starts a real server over the same SQLite ledger, lets a client apply and revert
-edits as fast as it can, and kills the server with SIGKILL at a random instant. The next
-round's server is then asked: is every acknowledged revision in the history, exactly once and
-as acknowledged; did the change that was under way happen whole or not at all, and does
-asking again with the same request id settle which; is the audit clean?
+Each life of a server has clients that apply, revert and propose as fast as they can. On
+PostgreSQL the database is killed under it a few times; every life ends with a SIGKILL of the
+server. Whoever is up next is asked: is every acknowledged revision in the history, exactly
+once and as acknowledged; did what was under way happen whole or not at all, and does asking
+again with the same request id settle which; is the audit clean, and is what is served the
+head?
 """
 
 import os
 import random
 import signal
-import tempfile
 import threading
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Annotated, Final
-
-import typer
-from rich.console import Console
-from rich.progress import track
+from typing import Final
 
 import errata
 import errata.testing
-from benchmarks.document import Document
-
-SUBJECTS: Final = (
-    ("Eiffel Tower", "The {} is in the city of", "Rome"),
-    ("Space Needle", "The {} is in the city of", "Paris"),
-    ("Brandenburg Gate", "The {} is in the city of", "London"),
+from benchmarks.reliability.databases import Kind, Store
+from benchmarks.reliability.playground import (
+    FACTS,
+    OVERRIDE,
+    PATIENCE,
+    applied_edits,
+    propose_edits,
 )
+
 LONGEST_LIFE: Final = 0.5
-"""Seconds of changes at most before the kill."""
+"""Seconds of changes at most before a kill."""
+
+DATABASE_KILLS_A_LIFE: Final = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,22 +44,38 @@ class Attempt:
     revision: str = ""
 
 
-@dataclass(slots=True)
-class Tally:
-    """What the rounds found."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """A proposal asked for, and the operation that acknowledged it, if one did."""
 
-    rounds: int = 0
+    fact: tuple[str, str, str]
+    request_id: str
+    operation: str = ""
+    edit: str = ""
+    """What the operation came to, where the client heard of that."""
+
+
+@dataclass(slots=True)
+class ServerTally:
+    """What the kills did."""
+
+    server_kills: int = 0
+    database_kills: int = 0
     acknowledged: int = 0
     in_flight: int = 0
     in_flight_committed: int = 0
     acknowledged_lost: int = 0
     half_applied: int = 0
     audits_failed: int = 0
+    not_ready: int = 0
+    digests_differ: int = 0
+    """Servers started on the same ledger that serve something else."""
+
     ready_seconds: list[float] = field(default_factory=list)
 
 
 class Worker(threading.Thread):
-    """A client that applies and reverts until the server dies under it."""
+    """A client that applies and reverts until it is told to stop or the server dies under it."""
 
     def __init__(self, address: str, edits: list[str], seed: int) -> None:
         super().__init__(name="worker")
@@ -92,54 +108,103 @@ class Worker(threading.Thread):
         applied ^= {edit}
 
 
+class Proposer(threading.Thread):
+    """A client that proposes until the server dies under it."""
+
+    def __init__(self, address: str, seed: int) -> None:
+        super().__init__(name="proposer")
+        self._address = address
+        self._chooser = random.Random(seed)
+        self.asked: list[Asked] = []
+
+    def run(self) -> None:
+        """Proposal after proposal."""
+        with errata.Client(self._address, timeout=5) as client:
+            try:
+                while True:
+                    self._propose(client)
+            except errata.ErrataError:
+                return
+
+    def _propose(self, client: errata.Client) -> None:
+        fact = self._chooser.choice(FACTS)
+        request_id = f"{self._chooser.getrandbits(128):032x}"
+        self.asked.append(Asked(fact=fact, request_id=request_id))
+        started = start(client, self.asked[-1])
+        self.asked[-1] = Asked(fact=fact, request_id=request_id, operation=started.name)
+        edit = started.result(PATIENCE).edit.id
+        self.asked[-1] = Asked(
+            fact=fact, request_id=request_id, operation=started.name, edit=edit
+        )
+
+
 def ask(client: errata.Client, attempt: Attempt) -> errata.Change:
     """Ask for a change, new or again."""
-    call = client.revert if attempt.kind == "revert" else client.apply
-    return call(attempt.edit, request_id=attempt.request_id)
+    if attempt.kind == "revert":
+        return client.revert(attempt.edit, request_id=attempt.request_id)
+    return client.apply(attempt.edit, request_id=attempt.request_id, override_reason=OVERRIDE)
 
 
-def applied_edits(client: errata.Client) -> set[str]:
-    """Edits the history leaves applied, by folding it from the start."""
-    applied: set[str] = set()
-    for revision in reversed(list(client.revisions(page_size=1000))):
-        if revision.kind is errata.RevisionKind.APPLY:
-            applied |= set(revision.edits)
-        elif revision.kind is errata.RevisionKind.REVERT:
-            applied -= set(revision.edits)
-    return applied
+def start(client: errata.Client, asked: Asked) -> errata.Operation[errata.Proposal]:
+    """Ask for a proposal, new or again."""
+    subject, template, target = asked.fact
+    fact = errata.Fact(template=template, target=target)
+    return client.propose(subject, fact, request_id=asked.request_id)
 
 
-def propose_edits(ledger: str) -> list[str]:
-    """The edits all rounds play with, proposed and checked once."""
-    with errata.testing.server(ledger=ledger) as running, errata.Client(running.address) as client:
-        names = []
-        for subject, template, target in SUBJECTS:
-            fact = errata.Fact(template=template, target=target)
-            proposal = client.propose(subject, fact).result()
-            names.append(proposal.edit.id)
-            if not proposal.report.passed:
-                client.apply(proposal.edit.name, override_reason="reliability benchmark")
-                client.revert(proposal.edit.name)
-        return names
+@dataclass(slots=True, kw_only=True)
+class Witness:
+    """All that a ledger has acknowledged through any server."""
+
+    edits: list[str]
+    changes: list[Attempt] = field(default_factory=list)
+    in_flight: list[Attempt] = field(default_factory=list)
+    proposals: list[Asked] = field(default_factory=list)
+
+    def load(self, address: str, draw: random.Random) -> "list[Worker | Proposer]":
+        """Clients that have begun to work."""
+        clients: list[Worker | Proposer] = [
+            Worker(address, self.edits, draw.getrandbits(32)),
+            Proposer(address, draw.getrandbits(32)),
+        ]
+        for client in clients:
+            client.start()
+        return clients
+
+    def hear(self, clients: "list[Worker | Proposer]") -> int:
+        """Take down what ended clients were told; how many acknowledgements that were."""
+        heard = 0
+        for client in clients:
+            client.join()
+            if isinstance(client, Proposer):
+                self.proposals += client.asked
+                heard += sum(bool(asked.operation) for asked in client.asked)
+            else:
+                self.changes += client.acknowledged
+                heard += len(client.acknowledged)
+                if client.in_flight is not None:
+                    self.in_flight.append(client.in_flight)
+        return heard
 
 
-def check(client: errata.Client, workers: list[Worker], tally: Tally, edits: list[str]) -> None:
-    """Hold what the restarted server knows against what was acknowledged before the kill."""
+def check(client: errata.Client, witness: Witness, tally: ServerTally) -> None:
+    """Hold what the server knows against what was acknowledged; settles what was under way."""
     history = {revision.name: revision for revision in client.revisions(page_size=1000)}
     requests = [revision.request_id for revision in history.values()]
-    for worker in workers:
-        for attempt in worker.acknowledged:
-            kept = history.get(attempt.revision)
-            whole = kept is not None and kept.edits == (attempt.edit,)
-            tally.acknowledged_lost += not (whole and requests.count(attempt.request_id) == 1)
-        if worker.in_flight is not None:
-            tally.in_flight += 1
-            tally.in_flight_committed += worker.in_flight.request_id in requests
-            tally.half_applied += not settles(client, worker.in_flight)
-    result = client.audit()
-    tally.audits_failed += not result.clean
+    for attempt in witness.changes:
+        kept = history.get(attempt.revision)
+        whole = kept is not None and kept.edits == (attempt.edit,)
+        tally.acknowledged_lost += not (whole and requests.count(attempt.request_id) == 1)
+    for attempt in witness.in_flight:
+        tally.in_flight += 1
+        tally.in_flight_committed += attempt.request_id in requests
+        tally.half_applied += not settles(client, attempt)
+    witness.in_flight.clear()
+    for asked in witness.proposals:
+        _check_proposal(client, asked, tally)
+    tally.audits_failed += not client.audit().clean
     head = client.head()
-    states = {edit: client.edit(edit).state for edit in edits}
+    states = {edit: client.edit(edit).state for edit in witness.edits}
     live = {edit for edit, state in states.items() if state is errata.EditState.APPLIED}
     tally.half_applied += live != applied_edits(client)
     tally.half_applied += head.served.weights_digest != head.revision.weights_digest
@@ -155,61 +220,100 @@ def settles(client: errata.Client, attempt: Attempt) -> bool:
     return len(found) == 1 and first.revision.name == second.revision.name == found[0].name
 
 
-def play(ledger: str, rounds: int, seed: int) -> Tally:
-    """All rounds, and a last start to check the last kill."""
-    edits = propose_edits(ledger)
-    chooser = random.Random(seed)
-    tally = Tally()
-    workers: list[Worker] = []
-    for number in track(range(rounds + 1), "rounds", console=Console(stderr=True)):
-        start = time.perf_counter()
+def _check_proposal(client: errata.Client, asked: Asked, tally: ServerTally) -> None:
+    """A proposal is one operation, which ended or will, and its edit has a report."""
+    if not asked.operation:
+        tally.in_flight += 1
+    try:
+        again = start(client, asked)
+    except errata.ErrataError:
+        tally.half_applied += 1  # nobody will learn what came of it
+        return
+    tally.acknowledged_lost += asked.operation not in {"", again.name}
+    try:
+        edit = again.result(PATIENCE).edit
+    except errata.ErrataError:  # it ended badly, and says so for ever
+        tally.acknowledged_lost += bool(asked.edit)
+    else:
+        tally.acknowledged_lost += asked.edit not in {"", edit.id}
+        tally.half_applied += not client.report(client.edit(edit.id).report).checks
+
+
+class Life:
+    """One server on the ledger, from its start to its kill."""
+
+    def __init__(self, store: Store, url: str, tally: ServerTally) -> None:
+        self._store = store
+        self._url = url
+        self._tally = tally
+
+    def play(self, witness: Witness, draw: random.Random, kills: int) -> None:
+        """Check what the last life left, and kill the database and then the server."""
+        begun = time.perf_counter()
         with (
-            errata.testing.server(ledger=ledger) as running,
+            errata.testing.server(ledger=self._url) as running,
+            errata.Client(running.address, timeout=30) as client,
+        ):
+            self._tally.ready_seconds.append(time.perf_counter() - begun)
+            self._check(client, witness)
+            for _ in range(kills - 1):
+                self._kill_database_under(running.address, witness, draw)
+                self._check(client, witness)
+            if kills:
+                self._kill(running, witness, draw)
+
+    def _check(self, client: errata.Client, witness: Witness) -> None:
+        try:
+            check(client, witness, self._tally)
+        except errata.ErrataError:
+            self._tally.not_ready += 1
+        witness.proposals.clear()
+
+    def _kill_database_under(self, address: str, witness: Witness, draw: random.Random) -> None:
+        postgresql = self._store.postgresql
+        if postgresql is None:
+            return
+        clients = witness.load(address, draw)
+        time.sleep(draw.uniform(0, LONGEST_LIFE))
+        postgresql.kill()
+        self._tally.acknowledged += witness.hear(clients)
+        postgresql.start()
+        self._tally.database_kills += 1
+
+    def _kill(
+        self, running: errata.testing.RunningServer, witness: Witness, draw: random.Random
+    ) -> None:
+        clients = witness.load(running.address, draw)
+        time.sleep(draw.uniform(0, LONGEST_LIFE))
+        os.kill(running.process_id, signal.SIGKILL)
+        self._tally.acknowledged += witness.hear(clients)
+        self._tally.server_kills += 1
+
+
+def play(store: Store, rounds: int, seed: int, tally: ServerTally) -> None:
+    """Kill until ``rounds`` are over; a last start checks the last kill."""
+    draw = random.Random(seed)
+    with store.ledger() as url:
+        with (
+            errata.testing.server(ledger=url) as running,
             errata.Client(running.address) as client,
         ):
-            tally.ready_seconds.append(time.perf_counter() - start)
-            check(client, workers, tally, edits)
-            if number < rounds:
-                workers = [Worker(running.address, edits, chooser.getrandbits(32))]
-                kill_under(running.process_id, workers, chooser.uniform(0, LONGEST_LIFE))
-                tally.rounds += 1
-                tally.acknowledged += sum(len(worker.acknowledged) for worker in workers)
-    return tally
+            witness = Witness(edits=propose_edits(client))
+        most = 1 + DATABASE_KILLS_A_LIFE * (store.kind is Kind.POSTGRESQL)
+        left = rounds
+        while left > 0:
+            Life(store, url, tally).play(witness, draw, min(left, most))
+            left -= most
+        Life(store, url, tally).play(witness, draw, 0)
+        if store.kind is Kind.POSTGRESQL:
+            tally.digests_differ += _digests_on(url) != 1
 
 
-def kill_under(process_id: int, workers: list[Worker], seconds: float) -> None:
-    """Start the workers, wait, kill the server, and wait for the workers to notice."""
-    for worker in workers:
-        worker.start()
-    time.sleep(seconds)
-    os.kill(process_id, signal.SIGKILL)
-    for worker in workers:
-        worker.join()
-
-
-def main(
-    rounds: Annotated[int, typer.Option(min=1, help="Servers to kill.")] = 200,
-    seed: Annotated[int, typer.Option(help="Chooses edits and instants.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
-) -> None:
-    """Kill the server at random instants during apply and revert, and count what breaks."""
-    with tempfile.TemporaryDirectory() as folder:
-        tally = play(f"sqlite:///{Path(folder) / 'ledger.db'}", rounds, seed)
-    Document(
-        benchmark="reliability",
-        settings={"rounds": rounds, "seed": seed, "ledger": "sqlite"},
-        figures={
-            "rounds": tally.rounds,
-            "acknowledged": tally.acknowledged,
-            "in_flight": tally.in_flight,
-            "in_flight_committed": tally.in_flight_committed,
-            "acknowledged_lost": tally.acknowledged_lost,
-            "half_applied": tally.half_applied,
-            "audits_failed": tally.audits_failed,
-            "ready_seconds_median": sorted(tally.ready_seconds)[len(tally.ready_seconds) // 2],
-        },
-    ).show(as_json=as_json)
-
-
-if __name__ == "__main__":
-    typer.run(main)
+def _digests_on(url: str, servers: int = 2) -> int:
+    """How many different weights several servers on one ledger answer with."""
+    with ExitStack() as stack:
+        running = [
+            stack.enter_context(errata.testing.server(ledger=url)) for _ in range(servers)
+        ]
+        clients = [stack.enter_context(errata.Client(server.address)) for server in running]
+        return len({client.head().served.weights_digest for client in clients})
