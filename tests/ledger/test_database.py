@@ -252,9 +252,7 @@ def test_nothing_is_written_into_a_file_that_was_removed(ledger_url, tmp_path):
 def test_a_commit_that_failed_leaves_no_transaction_open_in_the_pool(database):
     with pytest.raises(LedgerUnavailableError), database.writing() as connection:
         connection.execute(text("PRAGMA defer_foreign_keys = ON"))
-        connection.execute(
-            text("INSERT INTO branches VALUES ('nobody', 'main', 'no revision', 0)")
-        )
+        connection.execute(text("INSERT INTO branches VALUES ('nobody', 'main', 'no revision', 0)"))
 
     with database.writing() as connection:
         assert connection.scalar(text("SELECT count(*) FROM branches")) == 0

@@ -6,6 +6,7 @@ request id before anybody hears of it.
 """
 
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Final
 
@@ -32,6 +33,7 @@ from errata_server.domain.suites import SuiteVersion
 from errata_server.ledger import (
     applied,
     artifacts,
+    edit_evidence,
     edits,
     models,
     operations,
@@ -41,6 +43,7 @@ from errata_server.ledger import (
 )
 from errata_server.ledger.audit import AuditResult, audit
 from errata_server.ledger.database import OUTCOME_UNKNOWN, Database
+from errata_server.ledger.edit_evidence import EditEvidence
 from errata_server.ledger.revisions import Branch
 from errata_server.ledger.suites import NewSuite
 
@@ -124,6 +127,11 @@ class Ledger:
         """
         with self._database.reading() as connection:
             return artifacts.get(connection, digest)
+
+    def artifacts(self, digests: Sequence[Digest]) -> dict[Digest, bytes]:
+        """Those of ``digests`` that the ledger holds, each hashed again."""
+        with self._database.reading() as connection:
+            return artifacts.get_all(connection, digests)
 
     def record_edit(self, edit: Edit, report: Report) -> None:
         """Store a new edit with its first report; storing the same again changes nothing.
@@ -209,6 +217,13 @@ class Ledger:
         """
         with self._database.reading() as connection:
             return edits.was_applied(connection, edit, branch)
+
+    def evidence(
+        self, edits: Sequence[EditId], branch: BranchName = MAIN
+    ) -> dict[EditId, EditEvidence]:
+        """What other rows say of each of ``edits``, in a few statements for all of them."""
+        with self._database.reading() as connection:
+            return edit_evidence.gather(connection, edits, branch)
 
     # Revisions
 
