@@ -17,8 +17,8 @@ from sqlalchemy import select
 from benchmarks.document import Document
 from benchmarks.reliability.chronicle import Chronicle, now
 from benchmarks.reliability.databases import stores
-from benchmarks.reliability.injection import Fault, Injector
 from benchmarks.reliability.in_process import InProcess, in_process
+from benchmarks.reliability.injection import Fault, Injector
 from benchmarks.reliability.options import Options, log
 from benchmarks.reliability.writes import Author, Write, author
 from errata_server.domain import canonical
@@ -143,63 +143,73 @@ class Prosecutor:
         self.tally.violations[f"{case.name}: {what}"] += 1
 
 
-def ledger_cases(ledger: Ledger, written: Author) -> Sequence[UseCase]:
-    """The ledger's own writes, each one transaction."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LedgerTrials:
+    """Trials of the ledger's own writes, each one transaction."""
 
-    def noted(write: Write) -> Trial:
-        return Trial(perform=lambda: write.perform(ledger), stored=lambda: write.stored(ledger))
+    ledger: Ledger
+    written: Author
 
-    def change() -> Trial:
-        write, after = written.change()
-        written.note(write, after)
-        return noted(write)
-
-    def artifact() -> Trial:
-        return noted(written.propose()[0])
-
-    def edit() -> Trial:
-        first, second = written.propose()
-        first.perform(ledger)
-        written.note(second)
-        return noted(second)
-
-    def report() -> Trial:
-        stored = written.chronicle.draw.choice(list(written.edits.values()))
-        again = written.chronicle.report(stored.edit, written.top.revision.id)
+    def of(self, write: Write) -> Trial:
+        """A write that nothing has to come before."""
         return Trial(
-            perform=lambda: ledger.record_report(again),
-            stored=lambda: ledger.latest_report(stored.edit.id) == again,
+            perform=lambda: write.perform(self.ledger), stored=lambda: write.stored(self.ledger)
         )
 
-    def ending() -> Trial:
-        started, finished = written.operation()
-        started.perform(ledger)
-        return noted(finished)
+    def change(self) -> Trial:
+        """An apply or a revert."""
+        write, after = self.written.change()
+        self.written.note(write, after)
+        return self.of(write)
 
-    def forgetting() -> Trial:
-        started, finished = written.operation()
-        started.perform(ledger)
-        finished.perform(ledger)
-        identifier = finished.operation.id
+    def edit(self) -> Trial:
+        """An edit with its report; its artifact is there."""
+        artifact, edit = self.written.propose()
+        artifact.perform(self.ledger)
+        self.written.note(edit)
+        return self.of(edit)
 
-        def forget() -> bool:
-            if not finished.stored(ledger):
-                return True
-            ledger.forget_operation(identifier)
-            return True
+    def report(self) -> Trial:
+        """Another report of an edit."""
+        stored = self.written.chronicle.draw.choice(list(self.written.edits.values()))
+        again = self.written.chronicle.report(stored.edit, self.written.top.revision.id)
+        return Trial(
+            perform=lambda: self.ledger.record_report(again),
+            stored=lambda: self.ledger.latest_report(stored.edit.id) == again,
+        )
 
-        return Trial(perform=forget, stored=lambda: not finished.stored(ledger))
+    def ending(self) -> Trial:
+        """The end of an operation."""
+        started, finished = self.written.operation()
+        started.perform(self.ledger)
+        return self.of(finished)
 
+    def forgetting(self) -> Trial:
+        """An ended operation is removed; whoever repeats that finds it gone."""
+        started, finished = self.written.operation()
+        started.perform(self.ledger)
+        finished.perform(self.ledger)
+
+        def forget() -> None:
+            if finished.stored(self.ledger):
+                self.ledger.forget_operation(finished.operation.id)
+
+        return Trial(perform=forget, stored=lambda: not finished.stored(self.ledger))
+
+
+def ledger_cases(ledger: Ledger, written: Author) -> Sequence[UseCase]:
+    """What the ledger is asked to write."""
+    trials = LedgerTrials(ledger=ledger, written=written)
     return (
-        UseCase(name="ledger change", prepare=change),
-        UseCase(name="ledger artifact", prepare=artifact),
-        UseCase(name="ledger edit and report", prepare=edit),
-        UseCase(name="ledger report", prepare=report),
-        UseCase(name="ledger approval", prepare=lambda: noted(written.approve())),
-        UseCase(name="ledger suite", prepare=lambda: noted(written.suite())),
-        UseCase(name="ledger operation begins", prepare=lambda: noted(written.operation()[0])),
-        UseCase(name="ledger operation ends", prepare=ending),
-        UseCase(name="ledger operation forgotten", prepare=forgetting),
+        UseCase(name="ledger change", prepare=trials.change),
+        UseCase(name="ledger artifact", prepare=lambda: trials.of(written.propose()[0])),
+        UseCase(name="ledger edit and report", prepare=trials.edit),
+        UseCase(name="ledger report", prepare=trials.report),
+        UseCase(name="ledger approval", prepare=lambda: trials.of(written.approve())),
+        UseCase(name="ledger suite", prepare=lambda: trials.of(written.suite())),
+        UseCase(name="ledger operation begins", prepare=lambda: trials.of(written.operation()[0])),
+        UseCase(name="ledger operation ends", prepare=trials.ending),
+        UseCase(name="ledger operation forgotten", prepare=trials.forgetting),
     )
 
 

@@ -114,9 +114,7 @@ def in_process(url: str) -> Iterator[InProcess]:
         operations.start()
         numbers = count()
         started = [
-            proposals.propose(
-                request_of(fact), Call(actor="ana", reason=f"number {next(numbers)}")
-            )
+            proposals.propose(request_of(fact), Call(actor="ana", reason=f"number {next(numbers)}"))
             for fact in FACTS[:1]
         ]
         yield InProcess(

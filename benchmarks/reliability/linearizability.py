@@ -98,9 +98,7 @@ def _revert(state: State, event: Event) -> State | None:
     return _change(state, event, lambda applied: applied.revert([EditId(event.edit)]))
 
 
-def _change(
-    state: State, event: Event, change: Callable[[AppliedSet], AppliedSet]
-) -> State | None:
+def _change(state: State, event: Event, change: Callable[[AppliedSet], AppliedSet]) -> State | None:
     line = dict(state).get(event.branch)
     if line is None:
         return None

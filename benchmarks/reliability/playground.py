@@ -12,7 +12,7 @@ FACTS: Final = (
     ("Colosseum", "The {} is in the city of", "Paris"),
 )
 OVERRIDE: Final = "reliability benchmark"
-PATIENCE: Final = 120.0
+PATIENCE: Final = 600.0
 
 
 def propose_edits(client: errata.Client, facts: int = len(FACTS)) -> list[str]:

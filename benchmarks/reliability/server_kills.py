@@ -133,9 +133,7 @@ class Proposer(threading.Thread):
         started = start(client, self.asked[-1])
         self.asked[-1] = Asked(fact=fact, request_id=request_id, operation=started.name)
         edit = started.result(PATIENCE).edit.id
-        self.asked[-1] = Asked(
-            fact=fact, request_id=request_id, operation=started.name, edit=edit
-        )
+        self.asked[-1] = Asked(fact=fact, request_id=request_id, operation=started.name, edit=edit)
 
 
 def ask(client: errata.Client, attempt: Attempt) -> errata.Change:
@@ -312,8 +310,6 @@ def play(store: Store, rounds: int, seed: int, tally: ServerTally) -> None:
 def _digests_on(url: str, servers: int = 2) -> int:
     """How many different weights several servers on one ledger answer with."""
     with ExitStack() as stack:
-        running = [
-            stack.enter_context(errata.testing.server(ledger=url)) for _ in range(servers)
-        ]
+        running = [stack.enter_context(errata.testing.server(ledger=url)) for _ in range(servers)]
         clients = [stack.enter_context(errata.Client(server.address)) for server in running]
         return len({client.head().served.weights_digest for client in clients})

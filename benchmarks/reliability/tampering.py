@@ -64,9 +64,7 @@ class Checkpoint:
         """Whether the ledger no longer has what was written down."""
         columns = tables.revisions.c
         found = connection.scalar(
-            select(columns.sequence).where(
-                columns.model == self.model, columns.id == self.revision
-            )
+            select(columns.sequence).where(columns.model == self.model, columns.id == self.revision)
         )
         return found != self.sequence
 

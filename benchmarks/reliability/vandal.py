@@ -81,9 +81,7 @@ def dump(connection: Connection) -> Dump:
     return {
         table.name: [
             dict(row._mapping)  # noqa: SLF001 - SQLAlchemy's documented name
-            for row in connection.execute(
-                select(table).order_by(*table.primary_key.columns)
-            )
+            for row in connection.execute(select(table).order_by(*table.primary_key.columns))
         ]
         for table in EVIDENCE
     }
@@ -215,9 +213,7 @@ def fork(connection: Connection, rows: Dump, start: int, actor: str) -> None:
             .values(id=parent, parent=body["parent"], body=told.encode())
         )
         for table, column in ((tables.revision_edits, "revision"), (tables.branches, "head")):
-            connection.execute(
-                update(table).where(table.c[column] == old).values({column: parent})
-            )
+            connection.execute(update(table).where(table.c[column] == old).values({column: parent}))
 
 
 def restore(connection: Connection, earlier: Dump) -> None:

@@ -247,5 +247,3 @@ def author_of(ledger: Ledger, chronicle: Chronicle) -> Author:
     stored = ledger.edits(chronicle.model, limit=10_000)
     edits = {e.id: Stored(edit=e, report=ledger.latest_report(e.id)) for e in stored}
     return Author(chronicle=chronicle, top=chronicle.top(ledger), edits=edits)
-
-
