@@ -12,7 +12,7 @@ from typing import Annotated, Final
 import typer
 
 from benchmarks.document import Document
-from benchmarks.reliability import faults, kills, races, tampering, volume
+from benchmarks.reliability import faults, kills, races, replicas, tampering, volume
 from benchmarks.reliability.databases import Kind
 from benchmarks.reliability.options import Options
 
@@ -23,6 +23,7 @@ class Suite(StrEnum):
     KILLS = "kills"
     FAULTS = "faults"
     RACES = "races"
+    REPLICAS = "replicas"
     TAMPERING = "tampering"
     VOLUME = "volume"
 
@@ -31,6 +32,7 @@ SUITES: Final[dict[Suite, tuple[Callable[[Options], Document], int]]] = {
     Suite.KILLS: (kills.run, kills.ROUNDS),
     Suite.FAULTS: (faults.run, faults.ROUNDS),
     Suite.RACES: (races.run, races.ROUNDS),
+    Suite.REPLICAS: (replicas.run, replicas.ROUNDS),
     Suite.TAMPERING: (tampering.run, tampering.ROUNDS),
     Suite.VOLUME: (volume.run, volume.ROUNDS),
 }

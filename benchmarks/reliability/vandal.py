@@ -16,7 +16,6 @@ from typing import Any, Final
 from sqlalchemy import (
     Column,
     Connection,
-    LargeBinary,
     Table,
     and_,
     delete,
@@ -262,8 +261,8 @@ def _cutting(name: str, rows: Dump) -> Callable[[Connection], object]:
 def _another(
     column: Column[Any], value: object, rows: Sequence[Values], draw: random.Random
 ) -> object:
-    if isinstance(column.type, LargeBinary):
-        spoilt = bytearray(bytes(value))  # type: ignore[arg-type] # a blob's value is bytes
+    if isinstance(value, bytes):
+        spoilt = bytearray(value)
         spoilt[draw.randrange(len(spoilt))] ^= 1 << draw.randrange(8)
         return bytes(spoilt)
     if isinstance(value, int):
