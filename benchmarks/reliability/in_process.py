@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import count
 
 from benchmarks.reliability.chronicle import now
 from benchmarks.reliability.playground import FACTS, PATIENCE
@@ -112,11 +111,7 @@ def in_process(url: str) -> Iterator[InProcess]:
         )
         serving.start()
         operations.start()
-        numbers = count()
-        started = [
-            proposals.propose(request_of(fact), Call(actor="ana", reason=f"number {next(numbers)}"))
-            for fact in FACTS[:1]
-        ]
+        started = proposals.propose(request_of(FACTS[0]), Call(actor="ana"))
         yield InProcess(
             database=database,
             ledger=ledger,
@@ -126,7 +121,7 @@ def in_process(url: str) -> Iterator[InProcess]:
             changes=changes,
             proposals=proposals,
             suites=upkeep.suites,
-            edits=[_made(operations, one) for one in started],
+            edits=[_made(operations, started)],
             request=request_of(FACTS[1]),
         )
         operations.close(grace=0)
