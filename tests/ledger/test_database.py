@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
+from benchmarks.postgresql import PostgresqlServer
 from errata_server.domain.errors import (
     LedgerCorruptError,
     LedgerUnavailableError,
@@ -19,7 +20,7 @@ from errata_server.ledger.database import Database
 from errata_server.ledger.ledger import Ledger
 from errata_server.ledger.migrate import migrate
 from tests.support import MODEL
-from tests.support.databases import POSTGRESQL_ONLY, SQLITE_ONLY, PostgresqlServer
+from tests.support.databases import POSTGRESQL_ONLY, SQLITE_ONLY
 from tests.support.histories import Chronicler
 from tests.support.lossy_proxy import LossyProxy
 
