@@ -27,7 +27,7 @@ EDITS: Final = 12
 ROUNDS_A_LEDGER: Final = 25
 """Kills before a new ledger, so that looking for everything stays cheap."""
 
-LONGEST_LIFE: Final = 0.15
+LONGEST_LIFE: Final = 0.3
 """Seconds of writing at most before the kill."""
 
 SETTLING: Final = 0.2

@@ -33,6 +33,7 @@ KILL_EVERY: Final = 40
 STOPPED_SECONDS: Final = 3.0
 """How long PostgreSQL is away, once, in the middle."""
 
+READER_PATIENCE: Final = 60.0
 PROMPT: Final = "The Eiffel Tower is in the city of"
 
 
@@ -52,6 +53,8 @@ class ReplicaTally:
 
     not_converged: int = 0
     slowest_convergence: float = 0.0
+    hung_readers: int = 0
+    """Clients that got neither an answer nor an error."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -210,7 +213,8 @@ def play(store: Store, rounds: int, seed: int, board: Scoreboard) -> None:
         converge(replicas, client.head().revision, board)
         stop.set()
         for reader in readers:
-            reader.join()
+            reader.join(READER_PATIENCE)
+            board.tally.hung_readers += reader.is_alive()
 
 
 def run(options: Options) -> Document:
@@ -231,6 +235,7 @@ def run(options: Options) -> Document:
             "stale_reads": tally.stale_reads,
             "digests_differ": tally.digests_differ,
             "not_converged": tally.not_converged,
+            "hung_readers": tally.hung_readers,
             "slowest_convergence": tally.slowest_convergence,
         },
     )
