@@ -87,7 +87,7 @@ bench-attribution: setup ## Compare attribution's order of sites with the exact 
 	$(BIN)/python -m benchmarks.attribution $(ARGS)
 
 .PHONY: bench-reliability
-bench-reliability: setup ## Kill a server at random instants and count what is lost
+bench-reliability: setup ## Break things in one way and count broken promises; ARGS="--suite kills"
 	$(BIN)/python -m benchmarks.reliability $(ARGS)
 
 .PHONY: train

@@ -17,6 +17,7 @@ from typer.exceptions import TyperException
 from typer.testing import CliRunner
 
 import errata
+from benchmarks.reliability.__main__ import Suite
 from errata.cli.__main__ import app as client_app
 from errata.v1 import (
     crawls_pb2,
@@ -387,3 +388,18 @@ def test_every_benchmark_that_is_documented_exists_with_its_options_and_figures(
                 assert found, f"{module} has no {option}"
         for figure in pages.table(section, "figure"):
             assert f'"{pages.code(figure[0])}"' in source, figure[0]
+
+
+def test_every_suite_of_reliability_is_documented_with_its_figures():
+    sections = pages.text("docs/reliability.md").split("\n## ")[1:]
+    documented = []
+
+    for section in sections:
+        (command,) = pages.blocks(section, "")
+        (suite,) = re.findall(r"^python -m benchmarks.reliability --suite (\w+) ", command)
+        source = pages.text(f"benchmarks/reliability/{suite}.py")
+        documented.append(suite)
+        for figure in pages.table(section, "figure"):
+            assert f'"{pages.code(figure[0])}"' in source, figure[0]
+
+    assert sorted(documented) == sorted(Suite)

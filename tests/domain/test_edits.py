@@ -44,6 +44,22 @@ def test_reverting_in_any_order_equals_never_having_applied(history):
     assert digest(after) == digest(never)
 
 
+@given(histories(), st.data())
+def test_a_set_carried_through_a_history_is_the_set_worked_out_anew(history, data):
+    edits, reverted = history
+    carried = AppliedSet()
+    digest(carried)
+    steps = [lambda one, e=edit: one.apply([e]) for edit in edits]
+    steps += [lambda one, e=edit: one.revert([e.edit]) for edit in reverted]
+
+    for step in steps:
+        carried = step(carried)
+        anew = AppliedSet(applied=carried.applied)
+        assert carried.active() == anew.active()
+        if data.draw(st.booleans()):  # else the next step carries on without the digest
+            assert digest(carried) == digest(anew)
+
+
 @given(histories())
 def test_the_newest_edit_of_each_subject_is_active_and_the_rest_superseded(history):
     edits, _ = history

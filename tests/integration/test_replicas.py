@@ -153,7 +153,7 @@ def test_replicas_end_where_the_writer_does_whatever_is_killed_or_stopped(
 
 def database_goes_and_comes_back(database, client, writer, replica, edits) -> None:
     before = client.head().revision.sequence
-    database.pause()
+    database.halt()
     try:
         eventually(lambda: health(writer.address, WRITING) == NOT_SERVING)
         assert health(writer.address, READING) == SERVING
@@ -164,7 +164,7 @@ def database_goes_and_comes_back(database, client, writer, replica, edits) -> No
         with pytest.raises(errata.LedgerUnavailableError):
             client.apply(edits[0], request_id="while-away")
     finally:
-        database.resume()
+        database.start()
     assert standing is not None
     assert standing.staleness_seconds > 0
     eventually(lambda: health(writer.address, WRITING) == SERVING)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
+from benchmarks.postgresql import PostgresqlServer
 from errata_server.domain.errors import (
     LedgerCorruptError,
     LedgerUnavailableError,
@@ -19,7 +20,7 @@ from errata_server.ledger.database import Database
 from errata_server.ledger.ledger import Ledger
 from errata_server.ledger.migrate import migrate
 from tests.support import MODEL
-from tests.support.databases import POSTGRESQL_ONLY, SQLITE_ONLY, PostgresqlServer
+from tests.support.databases import POSTGRESQL_ONLY, SQLITE_ONLY
 from tests.support.histories import Chronicler
 
 SECRET = "hunter2"
@@ -210,3 +211,13 @@ def test_nothing_is_written_into_a_file_that_was_removed(ledger_url, tmp_path):
     with served.writing() as connection:
         assert connection.scalar(text("SELECT 1")) == 1
     served.close()
+
+
+@SQLITE_ONLY
+def test_a_commit_that_failed_leaves_no_transaction_open_in_the_pool(database):
+    with pytest.raises(LedgerUnavailableError), database.writing() as connection:
+        connection.execute(text("PRAGMA defer_foreign_keys = ON"))
+        connection.execute(text("INSERT INTO branches VALUES ('nobody', 'main', 'no revision', 0)"))
+
+    with database.writing() as connection:
+        assert connection.scalar(text("SELECT count(*) FROM branches")) == 0

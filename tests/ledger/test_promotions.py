@@ -188,7 +188,9 @@ def test_an_edit_was_applied_where_a_line_leads_to_the_branch(chronicler):
     chronicler.begin("canary")
     chronicler.apply(there, branch="canary")
     chronicler.apply(later)
-    was_applied = chronicler.ledger.was_applied
+
+    def was_applied(edit, branch):
+        return chronicler.ledger.evidence([edit], branch)[edit].was_applied
 
     assert was_applied(here.edit.id, CANARY)
     assert not was_applied(there.edit.id, MAIN)

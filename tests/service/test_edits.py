@@ -3,6 +3,7 @@ import pytest
 from errata_server.domain.checks import CheckKind
 from errata_server.domain.edits import EditState
 from errata_server.domain.errors import InvalidInputError
+from tests.support.statements import counted_statements
 
 
 @pytest.fixture
@@ -64,3 +65,16 @@ def test_a_page_that_cannot_be_is_refused(services):
         services.proposals.list(page_size=-1)
     with pytest.raises(InvalidInputError, match="page_token"):
         services.proposals.list(page_token="e-nothing")
+
+
+def test_a_page_of_many_edits_takes_no_more_statements_than_one_of_few(services):
+    for city in ("Paris", "Rome", "London", "Berlin"):
+        services.proposed(target=city)
+
+    def statements(page_size):
+        services.serving.artifacts._payloads.clear()
+        with counted_statements() as made:
+            assert len(services.proposals.list(page_size=page_size).items) == page_size
+        return len(made)
+
+    assert statements(4) == statements(1)

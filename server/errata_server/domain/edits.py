@@ -6,8 +6,9 @@ active and the earlier ones are superseded, so that reverting any edit gives the
 would be there had it never been applied.
 """
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from bisect import bisect_left, insort
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Self
@@ -106,9 +107,18 @@ class AppliedEdit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AppliedSet:
-    """The edits a branch has applied and not reverted, oldest first."""
+    """The edits a branch has applied and not reverted, oldest first.
+
+    What is active is worked out once, and carried from one set to the next: a history of n
+    revisions is walked set by set, and sorting each anew is what made that slow.
+    """
 
     applied: tuple[AppliedEdit, ...] = ()
+    _active: tuple[AppliedEdit, ...] | None = field(
+        init=False, default=None, repr=False, compare=False
+    )
+    _patches: tuple[Digest, ...] | None = field(init=False, default=None, repr=False, compare=False)
+    """Of the active edits, sorted."""
 
     def apply(self, edits: Iterable[AppliedEdit]) -> "AppliedSet":
         """This set with ``edits`` applied on top, in the order given.
@@ -126,7 +136,8 @@ class AppliedSet:
                 )
             present.add(edit.edit)
             added.append(edit)
-        return AppliedSet(applied=(*self.applied, *added))
+        newest = {edit.subject: edit for edit in added}
+        return self._followed_by((*self.applied, *added), newest)
 
     def revert(self, edits: Iterable[EditId]) -> "AppliedSet":
         """This set as if ``edits`` had never been applied.
@@ -135,14 +146,45 @@ class AppliedSet:
             NotAppliedError: one of them is not applied, or named twice.
         """
         remaining = {applied.edit: applied for applied in self.applied}
+        subjects: set[str] = set()
         for edit in edits:
             if edit not in remaining:
                 raise NotAppliedError(
                     f"edit {edit} is not applied on this branch; `errata log` shows what is",
                     edit=edit,
                 )
-            del remaining[edit]
-        return AppliedSet(applied=tuple(remaining.values()))
+            subjects.add(remaining.pop(edit).subject)
+        left = tuple(remaining.values())
+        newest: dict[str, AppliedEdit | None] = dict.fromkeys(subjects)
+        newest |= {applied.subject: applied for applied in left if applied.subject in subjects}
+        return self._followed_by(left, newest)
+
+    def _followed_by(
+        self, applied: tuple[AppliedEdit, ...], newest: Mapping[str, AppliedEdit | None]
+    ) -> "AppliedSet":
+        """The set of ``applied``, whose active edits differ from this one's as ``newest`` says.
+
+        Args:
+            applied: All of them.
+            newest: What is active of each subject that has changed; nothing where none is.
+        """
+        after = AppliedSet(applied=applied)
+        if self._active is None:
+            return after
+        come = [edit for edit in newest.values() if edit is not None]
+        active = [edit for edit in self._active if edit.subject not in newest]
+        for edit in come:
+            insort(active, edit, key=_id)
+        object.__setattr__(after, "_active", tuple(active))
+        if self._patches is not None:
+            patches = list(self._patches)
+            for edit in self._active:
+                if edit.subject in newest:
+                    del patches[bisect_left(patches, edit.patch)]
+            for edit in come:
+                insort(patches, edit.patch)
+            object.__setattr__(after, "_patches", tuple(patches))
+        return after
 
     def without(self, other: "AppliedSet") -> tuple[AppliedEdit, ...]:
         """What is applied here and not in ``other``, oldest first."""
@@ -151,8 +193,10 @@ class AppliedSet:
 
     def active(self) -> tuple[AppliedEdit, ...]:
         """The newest applied edit of each subject, by edit id."""
-        newest = {applied.subject: applied for applied in self.applied}
-        return tuple(sorted(newest.values(), key=lambda applied: applied.edit))
+        if self._active is None:
+            newest = {applied.subject: applied for applied in self.applied}
+            object.__setattr__(self, "_active", tuple(sorted(newest.values(), key=_id)))
+        return self._active or ()
 
     def superseded(self) -> tuple[AppliedEdit, ...]:
         """Applied edits hidden by a newer one of the same subject, by edit id."""
@@ -166,12 +210,19 @@ class AppliedSet:
         Each patch's bytes name the profile it was computed with, so the profile is covered.
         Equal on every machine.
         """
+        if self._patches is None:
+            patches = tuple(sorted(applied.patch for applied in self.active()))
+            object.__setattr__(self, "_patches", patches)
         return canonical.digest(
             canonical.encode(
                 {
                     "model": model,
                     "composition": composition,
-                    "patches": sorted(applied.patch for applied in self.active()),
+                    "patches": self._patches,
                 }
             )
         )
+
+
+def _id(applied: AppliedEdit) -> EditId:
+    return applied.edit

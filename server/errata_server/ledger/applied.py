@@ -5,7 +5,7 @@ Invariant: the fold equals applying and reverting one revision after the other o
 state a promotion has.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from sqlalchemy import Connection, select
 
@@ -14,7 +14,6 @@ from errata_server.domain.ids import BranchName, Digest, EditId, ModelId
 from errata_server.domain.revisions import Revision, RevisionKind
 from errata_server.ledger import revisions, tables
 from errata_server.ledger.bodies import corrupt
-from errata_server.ledger.edits import require_edit
 from errata_server.ledger.lines import Stretch, line
 from errata_server.ledger.revisions import revision_row
 from errata_server.ledger.tables import StoredRow
@@ -65,21 +64,25 @@ def _fold_one(applied: dict[EditId, AppliedEdit], row: StoredRow, name: str) -> 
         raise corrupt(name, f"its kind is {row.kind!r}, but edit {row.edit} {state} applied")
 
 
-def was_applied(connection: Connection, edit: EditId, branch: BranchName) -> bool:
-    """Whether a revision on the line of ``branch`` has ever applied the edit.
+def ever_applied(
+    connection: Connection, edits: Sequence[EditId], branch: BranchName
+) -> set[EditId]:
+    """Those of ``edits``, all of one model, that a revision on ``branch``'s line has ever applied.
 
     Raises:
-        EditNotFoundError: the edit is not in the ledger.
-        BranchNotFoundError: its model has no such branch.
+        BranchNotFoundError: their model has no such branch.
     """
     uses, made = tables.revision_edits, tables.revisions
     applying = connection.execute(
-        select(made.c.branch, made.c.sequence)
+        select(uses.c.edit, made.c.model, made.c.branch, made.c.sequence)
         .select_from(uses.join(made, made.c.id == uses.c.revision))
-        .where(uses.c.edit == edit, made.c.kind == RevisionKind.APPLY.value)
+        .where(uses.c.edit.in_(edits), made.c.kind == RevisionKind.APPLY.value)
     ).all()
-    head = revisions.head(connection, require_edit(connection, edit), branch)
     if not applying:
-        return False
-    stretches = line(connection, head)
-    return any(s.has(row.branch, row.sequence) for row in applying for s in stretches)
+        return set()
+    stretches = line(connection, revisions.head(connection, applying[0].model, branch))
+    return {
+        EditId(row.edit)
+        for row in applying
+        if any(stretch.has(row.branch, row.sequence) for stretch in stretches)
+    }

@@ -3,6 +3,8 @@
 Invariant: a payload that leaves this module hashes to the digest it was asked for by.
 """
 
+from collections.abc import Sequence
+
 from sqlalchemy import Connection, Insert, insert, select
 from sqlalchemy.dialects import postgresql
 
@@ -53,6 +55,20 @@ def get(connection: Connection, digest: Digest) -> bytes:
     if payload is None:
         raise missing(digest)
     return read_body(artifact_row(digest), payload, digest, bytes)
+
+
+def get_all(connection: Connection, digests: Sequence[Digest]) -> dict[Digest, bytes]:
+    """Those of ``digests`` that the ledger holds, each hashed again.
+
+    Raises:
+        LedgerCorruptError: the bytes of one are not what its digest says.
+    """
+    columns = tables.artifacts.c
+    rows = connection.execute(select(tables.artifacts).where(columns.digest.in_(digests)))
+    return {
+        Digest(row.digest): read_body(artifact_row(row.digest), row.payload, row.digest, bytes)
+        for row in rows
+    }
 
 
 def missing(digest: Digest) -> NotFoundError:

@@ -108,7 +108,7 @@ class Database:
         self._require_claimed_file()
         with translated_errors(), self._engine.connect() as connection:
             yield connection
-            with commit_outcome():
+            with commit_outcome(connection):
                 connection.commit()
 
     def write(self, work: Callable[[Connection], Result]) -> Result:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
+from sqlalchemy import Connection
 from sqlalchemy.exc import (
     DatabaseError,
     DataError,
@@ -104,7 +105,7 @@ def translated_errors() -> Iterator[None]:
 
 
 @contextmanager
-def commit_outcome() -> Iterator[None]:
+def commit_outcome(connection: Connection) -> Iterator[None]:
     """Tell a commit whose outcome is unknown from one that was refused.
 
     Raises:
@@ -113,6 +114,9 @@ def commit_outcome() -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
+        # Nothing rolls back a transaction whose commit failed: the pool would hand the
+        # connection on with the transaction open, and with its lock.
+        connection.invalidate()
         if not _may_have_committed(error):
             raise
         raise LedgerUnavailableError(

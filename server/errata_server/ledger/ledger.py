@@ -6,7 +6,7 @@ before, so that a commit whose outcome is unknown is settled before anybody hear
 operation stores is stored under the lease it was started under (`leases.under`), or not at all.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import count
 
 from sqlalchemy import Connection
@@ -34,6 +34,7 @@ from errata_server.ledger import (
     applied,
     artifacts,
     commits,
+    edit_evidence,
     edits,
     leases,
     models,
@@ -44,6 +45,7 @@ from errata_server.ledger import (
 )
 from errata_server.ledger.audit import AuditResult, audit
 from errata_server.ledger.database import Database
+from errata_server.ledger.edit_evidence import EditEvidence
 from errata_server.ledger.log import LogReader
 from errata_server.ledger.revisions import Branch
 from errata_server.ledger.suites import NewSuite
@@ -132,6 +134,11 @@ class Ledger:
         with self._database.reading() as connection:
             return artifacts.get(connection, digest)
 
+    def artifacts(self, digests: Sequence[Digest]) -> dict[Digest, bytes]:
+        """Those of ``digests`` that the ledger holds, each hashed again."""
+        with self._database.reading() as connection:
+            return artifacts.get_all(connection, digests)
+
     def record_edit(self, edit: Edit, report: Report) -> None:
         """Store a new edit with its first report; storing the same again changes nothing.
 
@@ -217,15 +224,12 @@ class Ledger:
         with self._database.reading() as connection:
             return edits.approvals(connection, edit)
 
-    def was_applied(self, edit: EditId, branch: BranchName = MAIN) -> bool:
-        """Whether a revision on the line of ``branch`` has ever applied the edit.
-
-        Raises:
-            EditNotFoundError: the edit is not in the ledger.
-            BranchNotFoundError: its model has no such branch.
-        """
+    def evidence(
+        self, edits: Sequence[EditId], branch: BranchName = MAIN
+    ) -> dict[EditId, EditEvidence]:
+        """What other rows say of each of ``edits``, in a few statements for all of them."""
         with self._database.reading() as connection:
-            return applied.was_applied(connection, edit, branch)
+            return edit_evidence.gather(connection, edits, branch)
 
     # Revisions
 

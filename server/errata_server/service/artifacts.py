@@ -6,6 +6,7 @@ is never out of date.
 
 import threading
 from collections import OrderedDict
+from collections.abc import Iterable
 from typing import Final
 
 from errata_server.domain.ids import Digest
@@ -14,6 +15,8 @@ from errata_server.domain.payloads import read_manifest
 from errata_server.ledger.ledger import Ledger
 
 MAX_BYTES: Final = 256 * 1024 * 1024
+AT_ONCE: Final = 200
+"""Payloads fetched with one statement."""
 
 
 class Artifacts:
@@ -41,6 +44,22 @@ class Artifacts:
         payload = self._ledger.artifact(digest)
         self._keep(digest, payload)
         return payload
+
+    def preload(self, digests: Iterable[Digest]) -> None:
+        """Fetch those of ``digests`` that are not held, many in one statement.
+
+        What the ledger lacks is left for `load` to complain about.
+
+        Raises:
+            LedgerCorruptError: stored bytes hash to something else.
+            LedgerUnavailableError: the database does not answer.
+        """
+        with self._lock:
+            wanted = [digest for digest in digests if digest not in self._payloads]
+        for start in range(0, len(wanted), AT_ONCE):
+            found = self._ledger.artifacts(wanted[start : start + AT_ONCE])
+            for digest, payload in found.items():
+                self._keep(digest, payload)
 
     def manifest(self, digest: Digest) -> PatchManifest:
         """What the patch is for.

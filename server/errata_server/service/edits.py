@@ -4,13 +4,13 @@ Invariant: a state is computed from reports, approvals and what a branch has app
 stored, so that it cannot disagree with them.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from errata_server.domain.checks import Report
-from errata_server.domain.edits import Approval, Edit, EditState
+from errata_server.domain.edits import Edit, EditState
 from errata_server.domain.errors import EditNotFoundError, InvalidInputError
 from errata_server.domain.ids import MAIN, BranchName, EditId, ModelId
+from errata_server.ledger.edit_evidence import EditEvidence
 from errata_server.ledger.ledger import Ledger
 from errata_server.service.calls import page_limit
 from errata_server.service.serving import Serving
@@ -47,12 +47,13 @@ class EditReader:
             EditNotFoundError: this model has no such edit.
             BranchNotFoundError: there is no such branch.
         """
-        return self._view(self.stored(edit_id), self._standing(branch))
+        (view,) = self.views([edit_id], branch)
+        return view
 
     def views(self, edit_ids: Iterable[EditId], branch: BranchName = MAIN) -> tuple[EditView, ...]:
         """Several edits, as `view`."""
-        standing = self._standing(branch)
-        return tuple(self._view(self.stored(edit_id), standing) for edit_id in edit_ids)
+        edits = [self.stored(edit_id) for edit_id in edit_ids]
+        return tuple(self._views(edits, self._standing(branch)))
 
     def page(
         self,
@@ -74,7 +75,7 @@ class EditReader:
         cursor = EditId(page_token) or None
         while len(found) <= limit:
             edits = self._after(cursor, limit + 1)
-            views = (self._view(edit, standing) for edit in edits)
+            views = self._views(edits, standing)
             found += (view for view in views if state in {None, view.state})
             if len(edits) <= limit:
                 break
@@ -93,36 +94,35 @@ class EditReader:
                 field="page_token",
             ) from error
 
-    def _view(self, edit: Edit, standing: "_Standing") -> EditView:
-        report = self.ledger.latest_report(edit.id)
-        approvals = tuple(self.ledger.approvals(edit.id))
+    def _views(self, edits: Sequence[Edit], standing: "_Standing") -> list[EditView]:
+        """The edits with everything derived, fetched for all of them together."""
+        evidence = self.ledger.evidence([edit.id for edit in edits], standing.branch)
+        self.serving.artifacts.preload(edit.patch for edit in edits)
+        return [self._view(edit, standing, evidence[edit.id]) for edit in edits]
+
+    def _view(self, edit: Edit, standing: "_Standing", evidence: EditEvidence) -> EditView:
         hidden = edit.id in standing.hidden
         return EditView(
             edit=edit,
-            state=self._state(edit, report, approvals, standing),
+            state=self._state(edit, evidence, standing),
             manifest=self.serving.artifacts.manifest(edit.patch),
             artifact_bytes=len(self.serving.artifacts.load(edit.patch)),
-            report=report,
-            approvals=approvals,
+            report=evidence.report,
+            approvals=evidence.approvals,
             superseded_by=standing.active[edit.request.subject] if hidden else None,
         )
 
-    def _state(
-        self,
-        edit: Edit,
-        report: Report,
-        approvals: tuple[Approval, ...],
-        standing: "_Standing",
-    ) -> EditState:
+    def _state(self, edit: Edit, evidence: EditEvidence, standing: "_Standing") -> EditState:
+        report = evidence.report
         if standing.active.get(edit.request.subject) == edit.id:
             return EditState.APPLIED
         if edit.id in standing.hidden:
             return EditState.SUPERSEDED
-        if self.ledger.was_applied(edit.id, standing.branch):
+        if evidence.was_applied:
             return EditState.REVERTED
         if not report.passed:
             return EditState.REJECTED
-        if any(approval.report == report.id for approval in approvals):
+        if any(approval.report == report.id for approval in evidence.approvals):
             return EditState.APPROVED
         return EditState.VERIFIED
 

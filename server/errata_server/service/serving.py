@@ -210,6 +210,7 @@ class Serving:
         """
         patches = [edit.patch for edit in applied.active()]
         with telemetry.stage("compose"):
+            self.artifacts.preload(patches)
             return self.engine.compose(patches, self.artifacts.load, composition)
 
     def publish(self, pinned: Pinned) -> None:

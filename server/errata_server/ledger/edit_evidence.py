@@ -1,0 +1,81 @@
+"""What the ledger knows of many edits beside their rows, in a few statements for all of them.
+
+Invariant: each edit gets what `edits.latest_report` and `edits.approvals` would give it alone.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from sqlalchemy import Connection, and_, func, select
+
+from errata_server.domain.checks import Report
+from errata_server.domain.edits import Approval
+from errata_server.domain.ids import BranchName, EditId
+from errata_server.ledger import tables
+from errata_server.ledger.applied import ever_applied
+from errata_server.ledger.bodies import StoredApproval, corrupt, read_body
+from errata_server.ledger.edits import approval_row, edit_row, report_row
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EditEvidence:
+    """What other rows say of an edit."""
+
+    report: Report
+    """The one stored last."""
+
+    approvals: tuple[Approval, ...] = field(default=())
+    """Oldest first."""
+
+    was_applied: bool
+    """Whether a revision on the line of the branch asked about has ever applied it."""
+
+
+def gather(
+    connection: Connection, edits: Sequence[EditId], branch: BranchName
+) -> dict[EditId, EditEvidence]:
+    """The evidence of each of ``edits``, which are in the ledger.
+
+    Raises:
+        LedgerCorruptError: an edit has no report, or a body is not what its digest says.
+    """
+    reports = _latest_reports(connection, edits)
+    approvals = _approvals(connection, edits)
+    applied = ever_applied(connection, edits, branch)
+    for edit in edits:
+        if edit not in reports:
+            raise corrupt(edit_row(edit), "it has no report")
+    return {
+        edit: EditEvidence(
+            report=reports[edit],
+            approvals=tuple(approvals.get(edit, ())),
+            was_applied=edit in applied,
+        )
+        for edit in edits
+    }
+
+
+def _latest_reports(connection: Connection, edits: Sequence[EditId]) -> dict[str, Report]:
+    columns = tables.reports.c
+    newest = (
+        select(columns.edit, func.max(columns.position).label("position"))
+        .where(columns.edit.in_(edits))
+        .group_by(columns.edit)
+        .subquery()
+    )
+    same = and_(columns.edit == newest.c.edit, columns.position == newest.c.position)
+    rows = connection.execute(select(columns.id, columns.edit, columns.body).join(newest, same))
+    return {
+        row.edit: read_body(report_row(row.id), row.body, row.id, Report.from_body) for row in rows
+    }
+
+
+def _approvals(connection: Connection, edits: Sequence[EditId]) -> dict[str, list[Approval]]:
+    columns = tables.approvals.c
+    statement = select(tables.approvals).where(columns.edit.in_(edits)).order_by(columns.position)
+    found: dict[str, list[Approval]] = {}
+    for row in connection.execute(statement):
+        name = approval_row(row.edit, row.position)
+        stored = read_body(name, row.body, row.digest, StoredApproval.from_body)
+        found.setdefault(row.edit, []).append(stored.approval)
+    return found
