@@ -11,8 +11,10 @@ from errata_server.domain.errors import UnavailableError
 from errata_server.rpc import calls
 from errata_server.rpc.services import Context, Services
 
-MARGIN_SECONDS: Final = 0.25
-"""Before the caller's deadline, so that the refusal arrives and says how far this server is."""
+LARGEST_MARGIN: Final = 1.0
+MARGIN_SHARE: Final = 0.2
+"""Seconds, and share of what is left, kept before the caller's deadline: the refusal is to arrive
+and say how far this server is."""
 
 
 async def await_sequence(services: Services, context: Context, sequence: int) -> None:
@@ -29,6 +31,7 @@ async def await_sequence(services: Services, context: Context, sequence: int) ->
     remaining = context.time_remaining()
     patience = services.read_wait_seconds
     if remaining is not None:
-        patience = max(0.0, min(patience, remaining - MARGIN_SECONDS))
+        margin = min(LARGEST_MARGIN, MARGIN_SHARE * remaining)
+        patience = max(0.0, min(patience, remaining - margin))
     wait = partial(services.serving.await_sequence, sequence, patience)
     await calls.call(services.pools.waits, wait)
