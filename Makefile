@@ -78,6 +78,12 @@ bench-methods: setup ## Compare all methods by number of edits: a table, JSON an
 		--sweep 1,10,100,300 --judged 100 --cache build/patches \
 		--plot build/methods.svg --output build/methods.json $(ARGS)
 
+.PHONY: bench-capacity
+bench-capacity: setup ## Find how many edits a linear export bears, by each method
+	mkdir -p build
+	$(BIN)/python -m benchmarks.capacity --method all --cache build/patches \
+		--output build/capacity.json $(ARGS)
+
 .PHONY: bench-serving
 bench-serving: setup ## Measure tokens a second with edits, and how long a change takes
 	$(BIN)/python -m benchmarks.serving $(ARGS)

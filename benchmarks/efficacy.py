@@ -284,7 +284,7 @@ def main(
     """Measure how well edits hold, for errata and for other ways to edit."""
     try:
         names = methods_of(method)
-        with kept_in(cache) as folder, _opened(folder, model, profile, texts) as bench:
+        with kept_in(cache) as folder, bench_opened(folder, model, profile, texts) as bench:
             cases = cases_of(bench, facts, edits, seed)
             comparison = Comparison(
                 bench=bench,
@@ -321,9 +321,10 @@ def keep(
 
 
 @contextmanager
-def _opened(
+def bench_opened(
     folder: Path, model: str, profile: Path | None, texts: Path | None
 ) -> Iterator[Workbench]:
+    """A workbench whose model thread ends with the block; see `open_workbench`."""
     known = () if model else files.read_known_facts(None).subjects
     bench = open_workbench(folder, model=model, profile=profile, texts=texts, known=known)
     try:

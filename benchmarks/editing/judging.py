@@ -58,6 +58,10 @@ PROMPTS: Final[dict[Group, Callable[[Case], Sequence[CheckPrompt]]]] = {
 }
 
 
+ASKED: Final = (Group.EFFICACY, Group.PARAPHRASES, Group.NEIGHBOURS)
+"""Those that S is made of, and that an export is held to."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preference:
     """The mean log-probability a token of the new and of the true object after a prompt."""
@@ -166,7 +170,7 @@ class Judge:
         self.ask(cases, condition, tally, groups=list(Group))
         hops = [hop for case in cases for hop in case.two_hop]
         tally.hops_before += [begins_with(self._base[h.prompt], h.expected_before) for h in hops]
-        for group in (Group.EFFICACY, Group.PARAPHRASES, Group.NEIGHBOURS):
+        for group in ASKED:
             tally.preferences[group] += self._preferences(cases, group, condition)
         self._judge_text(cases, condition, tally)
 
@@ -176,7 +180,7 @@ class Judge:
         condition: Condition,
         tally: Tally,
         *,
-        groups: Sequence[Group] = (Group.EFFICACY, Group.PARAPHRASES, Group.NEIGHBOURS),
+        groups: Sequence[Group] = ASKED,
     ) -> None:
         """Add to ``tally`` the answers to the prompts of ``groups``, once learnt."""
         for group in groups:
@@ -193,13 +197,17 @@ class Judge:
 
     def learn(self, cases: Sequence[Case]) -> None:
         """Ask the base model everything about ``cases``; to be done before it is edited."""
-        prompts = [p.prompt for case in cases for of in PROMPTS.values() for p in of(case)]
-        new = list(dict.fromkeys(p for p in prompts if p not in self._base))
-        said = self._said(new, Condition())
-        self._base |= dict(zip(new, said, strict=True))
+        self.learn_answers(cases, groups=list(Group))
         continued = _continued_freely(cases)
         if continued not in self._base_entropies:
             self._base_entropies[continued] = self._entropy(continued, Condition())
+
+    def learn_answers(self, cases: Sequence[Case], *, groups: Sequence[Group] = ASKED) -> None:
+        """Ask the base model the prompts of ``groups``; to be done before it is edited."""
+        prompts = [p.prompt for case in cases for group in groups for p in PROMPTS[group](case)]
+        new = list(dict.fromkeys(p for p in prompts if p not in self._base))
+        said = self._said(new, Condition())
+        self._base |= dict(zip(new, said, strict=True))
 
     def _ask(self, prompts: Sequence[CheckPrompt], condition: Condition) -> list[Answer]:
         said = self._said([prompt.prompt for prompt in prompts], condition)

@@ -21,10 +21,12 @@ from transformers.pytorch_utils import Conv1D
 
 from benchmarks.editing.cases import Case
 from benchmarks.editing.codebook import Codebook
-from benchmarks.editing.workbench import Workbench
+from benchmarks.editing.workbench import Workbench, ignored
+from errata_server.domain.linear import LINEAR_METHODS, LinearMethod
 from errata_server.domain.patches import Composition
 from errata_server.engine.bank import Bank, compose
 from errata_server.engine.keys import keys_at_subject
+from errata_server.engine.linear import LinearEdit, WeightChange, bank_of, linear_changes
 from errata_server.engine.patch import PatchTensors
 from errata_server.engine.runner import BASE
 from errata_server.engine.tokens import join
@@ -50,6 +52,15 @@ class MethodName(StrEnum):
 
     LINEAR = "linear"
     """The same patches, solved jointly as one weight change."""
+
+    EMMET = "emmet"
+    """The same, by the published ridge; see `errata_server.domain.linear`."""
+
+    MEMIT = "memit"
+    """Spread over layers, each taking its part of what is missing."""
+
+    ALPHAEDIT = "alphaedit"
+    """The same within the null space of ordinary keys."""
 
     ROME = "rome"
     """In place, the averaged key mixed with the unprefixed one, as published."""
@@ -104,6 +115,24 @@ class Composed:
         """See `Method.answering`."""
         bank = compose(self._patches, self._composition, self._bench.runner.device)
         return nullcontext(Condition(bank=bank))
+
+
+class Solved:
+    """All edits as weight changes by one linear method, solved afresh on the base model."""
+
+    def __init__(self, bench: Workbench, method: LinearMethod) -> None:
+        self._bench = bench
+        self._method = method
+        self._edits: list[LinearEdit] = []
+
+    def edit(self, cases: Sequence[Case]) -> None:
+        """See `Method.edit`."""
+        self._edits += linear_edits(self._bench, self._method, cases)
+
+    def answering(self) -> AbstractContextManager[Condition]:
+        """See `Method.answering`."""
+        changes = weight_changes(self._bench, self._method, self._edits)
+        return nullcontext(Condition(bank=bank_of(changes, self._bench.runner.device)))
 
 
 class InPlace:
@@ -262,9 +291,39 @@ class LookedUp:
             yield Condition()
 
 
+def linear_edits(bench: Workbench, method: LinearMethod, cases: Sequence[Case]) -> list[LinearEdit]:
+    """``cases`` with patches of the base model at the last layer ``method`` writes to.
+
+    Those that change nothing are left out.
+    """
+    span = method.span(bench.profile.layer, bench.runner.checkpoint.layers)
+    there = bench.at(span[-1])
+    pairs = [(case.request, there.patch(case.request, held=case.held)) for case in cases]
+    return [
+        LinearEdit(request=request, patch=patch) for request, patch in pairs if patch is not None
+    ]
+
+
+def weight_changes(
+    bench: Workbench, method: LinearMethod, edits: Sequence[LinearEdit]
+) -> tuple[WeightChange, ...]:
+    """What ``edits`` change the model's weights by."""
+    return linear_changes(
+        bench.runner,
+        edits,
+        method=method,
+        profile=bench.profile,
+        moment=bench.moment,
+        progress=ignored,
+    )
+
+
 METHODS: Final[Mapping[MethodName, Callable[[Workbench], Method]]] = {
     MethodName.ERRATA: lambda bench: Composed(bench, Composition.GUARDED),
     MethodName.LINEAR: lambda bench: Composed(bench, Composition.LINEAR),
+    MethodName.EMMET: lambda bench: Solved(bench, LINEAR_METHODS["emmet"]),
+    MethodName.MEMIT: lambda bench: Solved(bench, LINEAR_METHODS["memit"]),
+    MethodName.ALPHAEDIT: lambda bench: Solved(bench, LINEAR_METHODS["alphaedit"]),
     MethodName.ROME: lambda bench: InPlace(bench, mixed=True),
     MethodName.R_ROME: lambda bench: InPlace(bench, mixed=False),
     MethodName.CODEBOOK: LookedUp,

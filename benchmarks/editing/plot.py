@@ -13,7 +13,7 @@ PANELS: Final = {
     "neighbourhood_drop": "neighbours lost, points",
     "perplexity_ratio": "perplexity of fixed prose, times the base's",
 }
-MARKS: Final = "os^vDPX"
+MARKS: Final = "os^vDPX<>*hp"
 """A mark each, so that colour is not the only difference."""
 
 Row = Mapping[str, str | float]

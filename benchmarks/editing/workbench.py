@@ -28,11 +28,13 @@ from errata_server.domain.traces import TokenRole
 from errata_server.engine import moments, subjects
 from errata_server.engine.answers import perplexity
 from errata_server.engine.architecture import projection
+from errata_server.engine.calibrate import profile_at
 from errata_server.engine.checkpoint import load_checkpoint
 from errata_server.engine.crowd import Crowd
 from errata_server.engine.decoys import decoys_of
 from errata_server.engine.editor import assemble, recognise
 from errata_server.engine.keys import own_width
+from errata_server.engine.moments import SecondMoment
 from errata_server.engine.patch import PatchTensors, decode, encode
 from errata_server.engine.runner import BASE, Runner
 from errata_server.engine.solve import factor_second_moment
@@ -69,6 +71,24 @@ class Workbench:
     def module(self) -> nn.Module:
         """The edited projection."""
         return projection(self.runner.checkpoint.model, self.profile.module)
+
+    def moment(self, layer: int) -> SecondMoment:
+        """The second moment at ``layer``, collected where it is not kept yet."""
+        found = moments.collect(
+            self.runner, self.texts.corpus, [layer], cache=self.cache, progress=ignored
+        )
+        return found[layer]
+
+    def at(self, layer: int) -> "Workbench":
+        """The same model with its profile moved to ``layer``, and no decoys: they serve guards."""
+        profile, moment = (
+            profile_at(self.runner.checkpoint, self.profile, layer),
+            self.moment(layer),
+        )
+        factor = factor_second_moment(moment.mean(), profile.ridge)
+        nobody = replace(self.crowd.known, subjects=(), keys=self.crowd.known.keys[:0])
+        crowd = replace(self.crowd, moment=moment, known=nobody)
+        return replace(self, profile=profile, factor=factor, crowd=crowd)
 
     def patch(
         self,

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from errata_server.domain.patches import Composition
 from errata_server.engine.architecture import projection
-from errata_server.engine.bank import Bank, GuardedBranch, LinearBranch, compose
+from errata_server.engine.bank import LINEAR_RIDGE, Bank, GuardedBranch, LinearBranch, compose
 from errata_server.engine.runner import BASE
 from tests.support import tiny_models
 
@@ -323,8 +323,9 @@ def test_a_linear_patch_with_two_keys_gives_both_its_value(gpt2):
     (linear,) = compose([patch], Composition.LINEAR, CPU).branches
     out = linear.rewrite(keys[None], torch.zeros(1, 2, tiny_models.D_MODEL))
 
-    assert torch.allclose(out[0, 0], residual * 9 / 9.1, rtol=1e-4)
-    assert torch.allclose(out[0, 1], residual * 9 / 9.1, rtol=1e-4)
+    strength = 9 / (9 + LINEAR_RIDGE * tiny_models.GPT2_INPUT)
+    assert torch.allclose(out[0, 0], residual * strength, rtol=1e-4)
+    assert torch.allclose(out[0, 1], residual * strength, rtol=1e-4)
 
 
 def test_patches_at_different_layers_become_branches_of_their_own(either):

@@ -19,14 +19,15 @@ from torch import Tensor, nn
 
 from errata_server.domain.facts import plain_name
 from errata_server.domain.ids import Digest
+from errata_server.domain.linear import LINEAR_METHODS
 from errata_server.domain.patches import Composition
 from errata_server.engine.architecture import projection
 from errata_server.engine.hooks import rewriting
 from errata_server.engine.patch import PatchTensors
-from errata_server.engine.solve import match, solve_linear
+from errata_server.engine.solve import directions_of, match, solve_linear
 
-LINEAR_RIDGE: Final = 0.1
-"""lambda of the joint solve; keeps near-parallel keys from blowing each other up."""
+LINEAR_RIDGE: Final = LINEAR_METHODS["linear"].ridge
+"""Of the joint solve, in leverages of an ordinary key: their mean under C^-1 is d_in."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,15 +187,12 @@ def linear_branch(
     module: str, patches: Sequence[PatchTensors], device: torch.device
 ) -> LinearBranch:
     """``patches`` of one projection as one weight change."""
+    keys = torch.cat([patch.keys for patch in patches])
+    matchers = torch.cat([patch.matchers for patch in patches])
     leverages = torch.tensor([value for patch in patches for value in patch.manifest.leverages])
     residuals = torch.cat([patch.residual.expand(len(patch.keys), -1) for patch in patches])
-    left, right = solve_linear(
-        torch.cat([patch.keys for patch in patches]),
-        torch.cat([patch.matchers for patch in patches]),
-        leverages.double(),
-        residuals,
-        LINEAR_RIDGE,
-    )
+    directions = directions_of(keys, matchers, leverages)
+    left, right = solve_linear(keys, directions, residuals, LINEAR_RIDGE * keys.shape[1])
     return LinearBranch(
         module=module,
         left=left.float().contiguous().to(device),

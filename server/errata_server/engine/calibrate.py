@@ -22,6 +22,7 @@ from errata_server.domain.patches import Composition
 from errata_server.domain.profiles import Profile
 from errata_server.engine import moments
 from errata_server.engine.bank import compose
+from errata_server.engine.checkpoint import Checkpoint
 from errata_server.engine.editor import compute_patch
 from errata_server.engine.keys import keys_at_subject, subject_keys
 from errata_server.engine.runner import Runner
@@ -339,4 +340,22 @@ def _first_profile(work: _Calibration, layer: int) -> Profile:
         sequence_length=moments.SEQUENCE_LENGTH,
         mean_value_norm=0.0,
         seed=work.seed,
+    )
+
+
+def profile_at(checkpoint: Checkpoint, profile: Profile, layer: int) -> Profile:
+    """``profile`` moved to ``layer``: itself at its own.
+
+    Elsewhere with the guard width that calibration found there, and the widest clamp: the
+    profile's was tightened for its own layer, and would speak against every other.
+    """
+    if layer == profile.layer:
+        return profile
+    widths = {row["layer"]: row["guard_width"] for row in profile.evidence if "layer" in row}
+    return replace(
+        profile,
+        layer=layer,
+        module=checkpoint.projection_path(layer),
+        guard_width=widths.get(float(layer), profile.guard_width),
+        clamp=max(profile.clamp, *CLAMPS),
     )

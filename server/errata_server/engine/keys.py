@@ -119,11 +119,21 @@ def context_keys(
         bare: The text without a prefix; the subject where empty. A longer one is not mentioned.
     """
     bare = bare or subject
-    texts = [join(prefix, bare) for prefix in prefixes if prefix]
-    texts += [mention.replace(PLACEHOLDER, bare) for mention in MENTIONS if bare == subject]
-    texts = texts or [bare]
+    texts = context_texts(bare, prefixes, mentioned=bare == subject)
     keys = keys_at_subject(runner, module, [bare, *texts], subject, role=role)
     return keys[1:], keys[0]
+
+
+def context_texts(text: str, prefixes: Sequence[str], *, mentioned: bool) -> list[str]:
+    """``text`` behind each of ``prefixes`` that is not empty, and in each of `MENTIONS`.
+
+    Args:
+        mentioned: Whether it is a subject, and can be mentioned.
+    """
+    texts = [join(prefix, text) for prefix in prefixes if prefix]
+    if mentioned:
+        texts += [mention.replace(PLACEHOLDER, text) for mention in MENTIONS]
+    return texts or [text]
 
 
 def subject_keys(
@@ -148,27 +158,40 @@ def subject_keys(
     others, bare = context_keys(
         runner, profile.module, subject, profile.prefixes, role=role, bare=text
     )
-    others, bare = others.cpu(), bare.cpu()
-    averaged = torch.cat([others, bare[None]]).mean(dim=0)
-    matchers, _ = match_keys(averaged[None], factor)
-    agreement = float(match(bare[None].double(), matchers))
-    covered = agreement >= MINIMUM_AGREEMENT
-    keys = averaged[None] if covered else torch.stack([others.mean(dim=0), bare])
+    found = torch.cat([others, bare[None]]).cpu()
     if prompts:
         asked = keys_at_subject(runner, profile.module, prompts, subject, role=role).cpu()
-        keys = _widened(keys, asked, factor)
-    return keys, agreement
+        found = torch.cat([found, asked])
+    groups, agreement = group_mentions(found, len(others), factor)
+    return averaged(found, groups), agreement
 
 
-def _widened(
-    keys: Float[Tensor, "key d_in"],
-    asked: Float[Tensor, "prompt d_in"],
-    factor: Float[Tensor, "d_in d_in"],
-) -> Float[Tensor, "row d_in"]:
-    """``keys`` and, worst first, those of ``asked`` that they do not recognise."""
-    while len(keys) < MAXIMUM_KEYS:
-        matches = match(asked.double(), match_keys(keys, factor)[0]).max(dim=1).values
+def group_mentions(
+    mentions: Float[Tensor, "mention d_in"], others: int, factor: Float[Tensor, "d_in d_in"]
+) -> tuple[list[list[int]], float]:
+    """(groups, rho_u): which mentions of one subject share a key, their average.
+
+    Args:
+        mentions: Keys of ``others``, then of the bare subject, then in prompts; see
+            `subject_keys`.
+    """
+    all_of_them = list(range(others + 1))
+    matchers, _ = match_keys(averaged(mentions, [all_of_them]), factor)
+    agreement = float(match(mentions[[others]].double(), matchers))
+    covered = agreement >= MINIMUM_AGREEMENT
+    groups = [all_of_them] if covered else [all_of_them[:-1], [others]]
+    asked = mentions[others + 1 :].double()
+    while len(asked) and len(groups) < MAXIMUM_KEYS:
+        matchers, _ = match_keys(averaged(mentions, groups), factor)
+        matches = match(asked, matchers).max(dim=1).values
         if float(matches.min()) >= MINIMUM_AGREEMENT:
             break
-        keys = torch.cat([keys, asked[int(matches.argmin())][None]])
-    return keys
+        groups.append([others + 1 + int(matches.argmin())])
+    return groups, agreement
+
+
+def averaged(
+    rows: Float[Tensor, "row width"], groups: Sequence[Sequence[int]]
+) -> Float[Tensor, "key width"]:
+    """The mean row of each group."""
+    return torch.stack([rows[list(group)].mean(dim=0) for group in groups])

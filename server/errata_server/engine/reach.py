@@ -111,9 +111,9 @@ def reach_of(blocks: Blocks, rows: Sequence[Row], layer: int, *, run: Runs) -> R
     after = max(len(row.ids) - row.place for row in rows)
     parts = []
     for start in range(0, len(rows), size):
-        part = _align(rows[start : start + size], before, after, blocks)
+        part = align(rows[start : start + size], before, after, blocks)
         parts.append(run(partial(_base, blocks, part, layer)))
-    aligned = _align(rows, before, after, blocks)
+    aligned = align(rows, before, after, blocks)
     read = [
         (index, len(row.ids) - row.place - row.reads + step)
         for index, row in enumerate(rows)
@@ -138,7 +138,7 @@ def reach_of(blocks: Blocks, rows: Sequence[Row], layer: int, *, run: Runs) -> R
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Aligned:
+class Aligned:
     """Rows padded on both sides, so that every residual's token is in one column."""
 
     ids: Int[Tensor, "row seq"]
@@ -155,7 +155,8 @@ class _Aligned:
         return seen
 
 
-def _align(rows: Sequence[Row], before: int, after: int, blocks: Blocks) -> _Aligned:
+def align(rows: Sequence[Row], before: int, after: int, blocks: Blocks) -> Aligned:
+    """``rows`` with ``before`` columns before the residual's token and ``after`` from it on."""
     lefts = [torch.tensor(row.ids[: row.place][::-1], dtype=torch.long) for row in rows]
     rights = [torch.tensor(row.ids[row.place :], dtype=torch.long) for row in rows]
     blank = [torch.zeros(before, dtype=torch.long), torch.zeros(after, dtype=torch.long)]
@@ -163,7 +164,7 @@ def _align(rows: Sequence[Row], before: int, after: int, blocks: Blocks) -> _Ali
     right = pad_sequence([*rights, blank[1]], batch_first=True, padding_value=-1)[:-1]
     ids = torch.cat([left, right], dim=1).to(blocks.device)
     mask = ids >= 0
-    return _Aligned(
+    return Aligned(
         ids=ids.clamp(min=0),
         mask=mask,
         positions=(mask.cumsum(dim=1) - 1).clamp(min=0),
@@ -180,7 +181,7 @@ class _Base:
     value_norms: Float[Tensor, " row"]
 
 
-def _base(blocks: Blocks, rows: _Aligned, layer: int) -> _Base:
+def _base(blocks: Blocks, rows: Aligned, layer: int) -> _Base:
     allowed, positions, column = rows.allowed(), rows.positions, rows.column
     residual = blocks.place(blocks.embed(rows.ids), positions)
     for below in range(layer):

@@ -1,14 +1,18 @@
-"""Closed forms: matchers of keys, and the linear composition of many edits.
+"""Closed forms: matchers of keys, and the joint solve of many edits.
 
-Everything here is float64 and works on the Cholesky factor of the second moment; nothing is
-inverted.
+Everything here is float64 and works on Cholesky factors; nothing is inverted.
 """
+
+from typing import Final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from errata_server.domain.errors import InvalidInputError
+
+SMALLEST_PIVOT: Final = 1e-12
+"""Of the largest one in a Gram matrix's factor; what is below is rounding."""
 
 
 def factor_second_moment(
@@ -56,21 +60,100 @@ def match(
     return matches
 
 
-def solve_linear(
+def directions_of(
     keys: Float[Tensor, "key d_in"],
     matchers: Float[Tensor, "key d_in"],
     leverages: Float[Tensor, " key"],
+) -> Float[Tensor, "key d_in"]:
+    """``C^-1 k`` of each key, from its matcher; see `match_keys`."""
+    scales = leverages.double() / keys.double().norm(dim=1)
+    directions: Tensor = matchers.double() * scales[:, None]
+    return directions
+
+
+def null_space(moment: Float[Tensor, "d_in d_in"], share: float) -> Float[Tensor, "d_in d_in"]:
+    """Projector onto the eigenvectors of C whose eigenvalue is below ``share`` of the mean one.
+
+    AlphaEdit's P (arXiv:2410.02355); its threshold there is a number of its own for each model.
+
+    Raises:
+        InvalidInputError: there is no such direction.
+    """
+    values, vectors = torch.linalg.eigh(moment.double())
+    unused = vectors[:, values < share * values.mean()]
+    if unused.shape[1] == 0:
+        raise InvalidInputError(
+            f"no direction of the keys has less than {share:g} of the mean second moment, so "
+            "there is no null space to write into; raise the share or choose another method",
+            field="null_share",
+            share=share,
+        )
+    projector: Tensor = unused @ unused.T
+    return projector
+
+
+def gram_of(
+    keys: Float[Tensor, "key d_in"], directions: Float[Tensor, "key d_in"], ridge: float
+) -> Float[Tensor, "key key"]:
+    """``K^T M K + ridge I``, in float64 and exactly symmetric."""
+    gram = keys.double() @ directions.double().T
+    gram = (gram + gram.T) / 2
+    gram.diagonal().add_(ridge)
+    return gram
+
+
+def factor_gram(gram: Float[Tensor, "key key"], *, scale: float = 0.0) -> Float[Tensor, "key key"]:
+    """Lower Cholesky factor of ``gram``.
+
+    Args:
+        scale: What a pivot must not be negligible to; the largest on the diagonal where smaller.
+
+    Raises:
+        InvalidInputError: it is not positive definite beyond rounding.
+    """
+    factor: Tensor
+    factor, info = torch.linalg.cholesky_ex(gram)
+    pivots = factor.diagonal().square()
+    least = SMALLEST_PIVOT * max([scale, *gram.diagonal().tolist()])
+    if int(info) != 0 or not bool((pivots > least).all()):
+        raise InvalidInputError(
+            f"the {len(gram)} keys of these edits do not tell their values apart; use a method "
+            "with a ridge, or fewer edits",
+            field="ridge",
+            keys=len(gram),
+        )
+    return factor
+
+
+def solve_linear(
+    keys: Float[Tensor, "key d_in"],
+    directions: Float[Tensor, "key d_in"],
     residuals: Float[Tensor, "key d_out"],
     ridge: float,
 ) -> tuple[Float[Tensor, "d_out key"], Float[Tensor, "key d_in"]]:
-    """Factors (L, U^T) of the weight change ``D = R (K^T U + ridge I)^-1 U^T``, ``U = C^-1 K``.
+    """Factors (L, U^T) of the weight change ``D = R (K^T U + ridge I)^-1 U^T``, ``U = M K``.
 
-    One edit with no ridge is ROME, several with a small ridge EMMET (arXiv:2403.14236).
+    One key with no ridge and ``M = C^-1`` is ROME, several with a small ridge EMMET
+    (arXiv:2403.14236), ``M = P`` AlphaEdit.
+
+    Args:
+        directions: Rows of ``U^T``.
+        ridge: lambda itself.
+
+    Raises:
+        InvalidInputError: the keys are not independent and there is no ridge.
     """
-    scales = leverages.double() / keys.double().norm(dim=1)
-    left = (matchers.double() * scales[:, None]).T  # U = C^-1 K   (d_in, key)
-    gram = keys.double() @ left  # K^T U        (key, key)
-    gram = (gram + gram.T) / 2
-    gram.diagonal().add_(ridge)
-    weights = torch.linalg.solve(gram, residuals.double()).T  # R G^-1       (d_out, key)
-    return weights, left.T
+    factor = factor_gram(gram_of(keys, directions, ridge))
+    weights = torch.cholesky_solve(residuals.double(), factor).T  # R G^-1  (d_out, key)
+    return weights, directions.double()
+
+
+def disturbance(
+    left: Float[Tensor, "d_out rank"],
+    right: Float[Tensor, "rank d_in"],
+    moment: Float[Tensor, "d_in d_in"],
+) -> float:
+    """``tr(D C D^T)`` of ``D = left @ right``, without ever writing D out."""
+    left, right = left.double().cpu(), right.double().cpu()
+    middle = right @ moment.double().cpu() @ right.T  # R C R^T  (rank, rank)
+    return float(((left.T @ left) * middle).sum())

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from errata_server.domain.health import LayerStrain
 from errata_server.engine.architecture import projection
-from errata_server.engine.bank import GuardedBranch, LinearBranch, guarded_branch, linear_branch
+from errata_server.engine.bank import GuardedBranch, guarded_branch, linear_branch
 from errata_server.engine.inspection import whitened_cosines
 from errata_server.engine.moments import SecondMoment
 from errata_server.engine.patch import PatchTensors
 from errata_server.engine.runner import Runner
+from errata_server.engine.solve import disturbance
 
 NO_OTHER = -1
 """In place of the nearest patch, where there is no other at the same projection."""
@@ -58,7 +59,8 @@ def _strain(
         width=first.d_in,
         firings=_foreign_firings(guarded, moment, subjects, texts),
         ordinary_keys=len(moment.sample),
-        disturbance=_disturbance(linear, moment) / _energy(runner, first.module, moment),
+        disturbance=disturbance(linear.left, linear.right, moment.mean())
+        / ordinary_energy(runner, first.module, moment),
     )
 
 
@@ -73,14 +75,7 @@ def _foreign_firings(
     return sum(subjects[owner] not in texts[text] for text, owner in pairs)
 
 
-def _disturbance(branch: LinearBranch, moment: SecondMoment) -> float:
-    """``tr(D C D^T)`` of ``D = L R``, without ever writing D out."""
-    left, right = branch.left.double(), branch.right.double()
-    middle = right @ moment.mean().cpu().double() @ right.T  # R C R^T  (key, key)
-    return float(((left.T @ left) * middle).sum())
-
-
-def _energy(runner: Runner, module: str, moment: SecondMoment) -> float:
+def ordinary_energy(runner: Runner, module: str, moment: SecondMoment) -> float:
     """Mean squared length of what the projection makes of ordinary keys, bias left out."""
     target = projection(runner.checkpoint.model, module)
 

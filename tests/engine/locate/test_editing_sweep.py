@@ -18,12 +18,12 @@ from errata_server.domain.patches import Composition
 from errata_server.domain.traces import TokenRole
 from errata_server.engine import moments, values
 from errata_server.engine.bank import compose
-from errata_server.engine.calibrate import CLAMPS
+from errata_server.engine.calibrate import CLAMPS, profile_at
 from errata_server.engine.contexts import ESSENCE, contexts_of
 from errata_server.engine.editor import compute_patch
 from errata_server.engine.keys import keys_at_subject, subject_keys
 from errata_server.engine.locate import editing_sweep
-from errata_server.engine.locate.editing_sweep import ROW, SWEPT, profile_at
+from errata_server.engine.locate.editing_sweep import ROW, SWEPT
 from errata_server.engine.solve import factor_second_moment
 from errata_server.engine.trials import ask_trial, shares
 from tests.support import tiny_models
@@ -288,12 +288,12 @@ def test_a_profile_moved_to_another_layer_brings_that_layers_guard(trained, prof
     calibrated = replace(profile, guard_width=0.4, evidence=evidence)
     asked = case(trained)
 
-    assert profile_at(asked, calibrated, 0) == calibrated
-    moved = profile_at(asked, calibrated, 1)
+    assert profile_at(asked.runner.checkpoint, calibrated, 0) == calibrated
+    moved = profile_at(asked.runner.checkpoint, calibrated, 1)
     assert (moved.layer, moved.guard_width) == (1, 0.3)
     assert moved.module == trained.checkpoint.projection_path(1)
     assert moved.clamp == max(CLAMPS)
-    assert profile_at(asked, calibrated, 2).guard_width == 0.4
+    assert profile_at(asked.runner.checkpoint, calibrated, 2).guard_width == 0.4
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ picture, and no causal trace, that chooses a layer (Hase 2023, arXiv:2301.04213)
 import random
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
@@ -23,7 +23,7 @@ from errata_server.domain.profiles import Profile
 from errata_server.domain.traces import TokenRole
 from errata_server.engine import moments
 from errata_server.engine.bank import Bank, compose
-from errata_server.engine.calibrate import CLAMPS
+from errata_server.engine.calibrate import profile_at
 from errata_server.engine.editor import compute_patch
 from errata_server.engine.locate.case import Case, Findings, Row, Steps
 from errata_server.engine.locate.charts import chart
@@ -129,24 +129,6 @@ def run(case: Case, options: Mapping[str, float], progress: ReportProgress) -> F
     )
 
 
-def profile_at(case: Case, profile: Profile, layer: int) -> Profile:
-    """``profile`` moved to ``layer``: itself at its own.
-
-    Elsewhere with the guard width that calibration found there, and the widest clamp: the
-    profile's was tightened for its own layer, and would speak against every other.
-    """
-    if layer == profile.layer:
-        return profile
-    widths = {row["layer"]: row["guard_width"] for row in profile.evidence if "layer" in row}
-    return replace(
-        profile,
-        layer=layer,
-        module=case.runner.checkpoint.projection_path(layer),
-        guard_width=widths.get(float(layer), profile.guard_width),
-        clamp=max(profile.clamp, *CLAMPS),
-    )
-
-
 def _calibrated(case: Case) -> Profile:
     """The case's profile, where all that a sweep needs is there."""
     if case.profile is None or case.cache is None:
@@ -245,7 +227,7 @@ def _sweep(
     within = _within(steps)
     cells: dict[tuple[TokenRole, int], list[TrialAnswers]] = defaultdict(list)
     for layer in layers:
-        here = profile_at(case, profile, layer)
+        here = profile_at(case.runner.checkpoint, profile, layer)
         factor = factor_second_moment(by_layer[layer].mean(), profile.ridge)
         for role, trial in jobs:
             edit = partial(
