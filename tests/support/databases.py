@@ -69,6 +69,7 @@ class PostgresqlServer:
     def pause(self) -> None:
         """Stop the server as an operator would; every connection is cut off."""
         process = self._server.get_postmaster_info().process
+        assert process is not None
         process.send_signal(signal.SIGINT)  # PostgreSQL's fast shutdown
         process.wait(PATIENCE)
 
