@@ -84,6 +84,10 @@ bench-capacity: setup ## Find how many edits a linear export bears, by each meth
 	$(BIN)/python -m benchmarks.capacity --method all --cache build/patches \
 		--output build/capacity.json $(ARGS)
 
+.PHONY: bench-recognition
+bench-recognition: setup ## Measure how guards know their subjects, and what else they fire on
+	$(BIN)/python -m benchmarks.recognition $(ARGS)
+
 .PHONY: bench-serving
 bench-serving: setup ## Measure tokens a second with edits, and how long a change takes
 	$(BIN)/python -m benchmarks.serving $(ARGS)
