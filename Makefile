@@ -2,9 +2,11 @@
 # PYTHON=python3.12 chooses the interpreter, PIP_OPTIONS is passed to pip: a machine without a
 # CUDA device saves gigabytes with
 #   make setup PIP_OPTIONS="--extra-index-url https://download.pytorch.org/whl/cpu"
+# WORKERS test files are run side by side.
 
 PYTHON ?= python3
 PIP_OPTIONS ?=
+WORKERS ?= 2
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -32,7 +34,7 @@ demo: setup ## Correct a fact, check it, take it back: the whole story on the bu
 
 .PHONY: test
 test: setup ## Run all tests
-	$(BIN)/python -m pytest $(TESTS)
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(TESTS)
 
 .PHONY: test-fast
 test-fast: setup ## Run the tests that take less than ten seconds each
