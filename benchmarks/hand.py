@@ -135,7 +135,8 @@ def hand(url: str, *, rearm: bool = False) -> Iterator[Hand]:
     """
     connection = raw_connection(url)
     try:
-        connection.execute("BEGIN")
+        immediately = isinstance(connection, sqlite3.Connection)  # or what is read goes stale
+        connection.execute("BEGIN IMMEDIATE" if immediately else "BEGIN")
         arm = disarm(connection)
         yield Hand(connection=connection)
         if rearm:
