@@ -1,261 +1,266 @@
-"""What somebody who owns the database can do to a ledger behind errata's back.
+"""What somebody who owns the database can do to a ledger.
 
-Each operation works on a raw connection that errata knows nothing of, with the triggers out of
-the way, and says in words what it did. Those of `CLUMSY` leave something that does not fit
-together, which the audit finds; those of `CONSISTENT` leave a ledger that is in order by itself,
-which only a ledger checkpoint kept elsewhere can tell from the true one. Those of `REHASHED` leave
-one or the other: a kept checkpoint finds them all.
+Invariant: every family makes tamperings of what a ledger held when it was backed up. Those of
+`CLUMSY` leave something that does not fit together, which the audit finds; those of `CONSISTENT`
+leave a ledger that is in order by itself, which only a ledger checkpoint kept elsewhere can tell
+from the true one. Those of `EITHER` leave one or the other.
 """
 
 import hashlib
 import json
 import random
-import sqlite3
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
-import psycopg
+from sqlalchemy import Column
 
+from benchmarks.hand import Backup, Hand, Values, hand, restore
+from errata_server.domain.log import LogKind
+from errata_server.ledger.log import LOGGED
 from errata_server.ledger.tables import metadata
 
-Raw = sqlite3.Connection | psycopg.Connection[Any]
+WORKING: Final = {"operations", "leases"}
+"""Tables that hold no evidence: no history depends on them."""
 
-DIGESTS: Final = {
-    "models": "body_digest",
-    "profiles": "id",
-    "edits": "digest",
-    "reports": "id",
-    "approvals": "digest",
-    "suites": "digest",
-    "revisions": "id",
-}
-"""Tables with bodies, and the column that holds the body's digest."""
-
-KINDS: Final = {
-    "models": "model",
-    "profiles": "profile",
-    "edits": "edit",
-    "reports": "report",
-    "approvals": "approval",
-    "suites": "suite",
-    "revisions": "revision",
-}
-"""How the log names rows of each table."""
-
-_HISTORY: Final = (*DIGESTS, "revision_edits", "log_entries")
-
-
-def raw_connection(url: str) -> Raw:
-    """A connection that errata knows nothing of and has set nothing on."""
-    if url.startswith("sqlite"):
-        return sqlite3.connect(url.removeprefix("sqlite:///"), isolation_level=None)
-    return psycopg.connect(url, autocommit=True)
-
-
-def disarm(connection: Raw) -> Callable[[], None]:
-    """Drop the triggers, and no longer enforce foreign keys; what puts them back."""
-    if isinstance(connection, sqlite3.Connection):
-        return partial(_run_all, connection, _drop_triggers(connection))
-    own = connection.execute(
-        "SELECT tgrelid::regclass::text, tgname FROM pg_trigger WHERE NOT tgisinternal"
-    ).fetchall()
-    for table in metadata.tables:
-        connection.execute(f"ALTER TABLE {table} DISABLE TRIGGER ALL")
-    enable = [f"ALTER TABLE {table} ENABLE TRIGGER ALL" for table in metadata.tables]
-    enable += [f"ALTER TABLE {table} ENABLE ALWAYS TRIGGER {name}" for table, name in own]
-    return partial(_run_all, connection, enable)
-
-
-def _drop_triggers(connection: sqlite3.Connection) -> list[str]:
-    """Drop every trigger; the statements that make them again."""
-    query = "SELECT name, sql FROM sqlite_master WHERE type = 'trigger'"
-    found = connection.execute(query).fetchall()
-    for name, _ in found:
-        connection.execute(f"DROP TRIGGER {name}")
-    return [statement for _, statement in found]
-
-
-def _run_all(connection: Raw, statements: Sequence[str]) -> None:
-    for statement in statements:
-        connection.execute(statement)
-
-
-@contextmanager
-def tampering(url: str, *, rearm: bool = False) -> Iterator[Callable[[str], Any]]:
-    """Runs statements that the ledger's triggers would refuse, all in one transaction.
-
-    Args:
-        url: The ledger's database.
-        rearm: Put the triggers back afterwards, so that nobody sees that they were gone.
-    """
-    with hand(url, rearm=rearm) as found:
-        yield found.run
+EVIDENCE: Final = tuple(t for t in metadata.sorted_tables if t.name not in WORKING)
+SEVERAL: Final = 5
+"""Tamperings of a family that would otherwise have one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Hand:
-    """Whoever owns the database, at work."""
+class Tampering:
+    """One thing done to a ledger."""
 
-    connection: Raw
+    kind: str
+    table: str
+    perform: Callable[[Hand], None]
 
-    def run(self, statement: str, values: Sequence[object] = ()) -> Any:  # noqa: ANN401 - a cursor
-        """Run one statement; write ``?`` for each of ``values``."""
-        if isinstance(self.connection, psycopg.Connection):
-            return self.connection.execute(statement.replace("?", "%s"), values or None)
-        return self.connection.execute(statement, tuple(values))
+    def commit(self, url: str) -> bool:
+        """Do it to the ledger at ``url``, the triggers put back; whether anything is different.
 
-    def rows(self, table: str) -> list[dict[str, Any]]:
-        """Every row of a table in the order of its key."""
-        columns = [column.name for column in metadata.tables[table].columns]
-        keys = ", ".join(column.name for column in metadata.tables[table].primary_key.columns)
-        found = self.run(f"SELECT {', '.join(columns)} FROM {table} ORDER BY {keys}")  # noqa: S608
-        return [dict(zip(columns, row, strict=True)) for row in found.fetchall()]
-
-    def update(self, table: str, row: Mapping[str, Any], values: Mapping[str, Any]) -> None:
-        """Give a row other values."""
-        keys = [column.name for column in metadata.tables[table].primary_key.columns]
-        setting = ", ".join(f"{name} = ?" for name in values)
-        where = " AND ".join(f"{name} = ?" for name in keys)
-        self.run(
-            f"UPDATE {table} SET {setting} WHERE {where}",  # noqa: S608 - our own names
-            [*values.values(), *(row[name] for name in keys)],
-        )
-
-    def delete(self, table: str, row: Mapping[str, Any]) -> None:
-        """Remove a row."""
-        keys = [column.name for column in metadata.tables[table].primary_key.columns]
-        where = " AND ".join(f"{name} = ?" for name in keys)
-        self.run(f"DELETE FROM {table} WHERE {where}", [row[name] for name in keys])  # noqa: S608
-
-    def insert(self, table: str, row: Mapping[str, Any]) -> None:
-        """Add a row."""
-        places = ", ".join("?" for _ in row)
-        self.run(
-            f"INSERT INTO {table} ({', '.join(row)}) VALUES ({places})",  # noqa: S608
-            list(row.values()),
-        )
+        Raises:
+            sqlite3.Error, psycopg.Error: the database does not allow it, see `hand.REFUSED`.
+        """
+        with hand(url, rearm=True) as found:
+            before = found.everything()
+            self.perform(found)
+            return found.everything() != before
 
 
-@contextmanager
-def hand(url: str, *, rearm: bool = False) -> Iterator[Hand]:
-    """Somebody at work on the database at ``url``, in one transaction, the triggers gone."""
-    connection = raw_connection(url)
-    try:
-        arm = disarm(connection)
-        connection.execute("BEGIN")
-        yield Hand(connection=connection)
-        connection.execute("COMMIT")
-        if rearm:
-            arm()
-    finally:
-        connection.close()
-
-
-def _digest(body: bytes) -> str:
-    return hashlib.sha256(body).hexdigest()
-
-
-def _forged(body: bytes, chooser: random.Random) -> bytes:
-    """A body that says something else in one of its texts, spelled as canonically."""
-    fields = json.loads(body)
-    texts = [name for name, value in fields.items() if isinstance(value, str)]
-    name = chooser.choice(sorted(texts))
-    fields[name] = f"{fields[name]}x"
-    text = json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return text.encode()
-
+Family = Callable[[Backup, random.Random], Iterator[Tampering]]
+"""Tamperings of one sort with a ledger that holds what was backed up."""
 
 # Clumsy: what is left does not fit together ------------------------------------------------
 
 
-def change_a_row(found: Hand, chooser: random.Random) -> str:
-    """Let a row say something else, its own digest computed again."""
-    table = chooser.choice([name for name in DIGESTS if found.rows(name)])
-    row = chooser.choice(found.rows(table))
-    body = _forged(bytes(row["body"]), chooser)
-    found.update(table, row, {"body": body, DIGESTS[table]: _digest(body)})
-    return f"changed a row of {table} and its digest"
+def changed_cells(rows: Backup, draw: random.Random) -> Iterator[Tampering]:
+    """Each column of a random row of each table, set to something else."""
+    for table in EVIDENCE:
+        for column in table.columns:
+            row = draw.choice(rows[table.name])
+            value = _another(column, row[column.name], rows[table.name], draw)
+            yield Tampering(
+                kind="changed",
+                table=table.name,
+                perform=_setting(table.name, row, {column.name: value}),
+            )
 
 
-def change_a_row_and_its_entry(found: Hand, chooser: random.Random) -> str:
-    """The same, with the log's entry brought into line, which changes the log's root."""
-    table = chooser.choice([name for name in DIGESTS if found.rows(name)])
-    row = chooser.choice(found.rows(table))
-    body = _forged(bytes(row["body"]), chooser)
-    digest, column = _digest(body), DIGESTS[table]
-    found.update(table, row, {"body": body, column: digest})
-    keys = "digest = ?, key = ?" if column == "id" and table != "profiles" else "digest = ?"
-    found.run(
-        f"UPDATE log_entries SET {keys} WHERE kind = ? AND digest = ?",  # noqa: S608
-        [*([digest] * keys.count("?")), KINDS[table], row[column]],
+def forged_bodies(rows: Backup, draw: random.Random) -> Iterator[Tampering]:
+    """A body says something else, and the row's digest of it is made to agree."""
+    for logged in LOGGED.values():
+        name = logged.table.name
+        row = draw.choice(rows[name])
+        body = _forged(row, draw)
+        yield Tampering(
+            kind="forged",
+            table=name,
+            perform=_setting(name, row, {"body": body, logged.digest: _digest(body)}),
+        )
+
+
+def dropped_rows(rows: Backup, draw: random.Random) -> Iterator[Tampering]:
+    """A random row of each table is gone."""
+    for table in EVIDENCE:
+        yield _dropping("dropped", table.name, draw.choice(rows[table.name]))
+
+
+def dropped_tails(rows: Backup, _: random.Random) -> Iterator[Tampering]:
+    """The last row of each numbered table is gone, which leaves no gap in it."""
+    for table in EVIDENCE:
+        if "position" in table.c and table.name != "revision_edits":
+            last = max(rows[table.name], key=lambda row: row["position"])
+            yield _dropping("tail dropped", table.name, last)
+
+
+CLUMSY: Final[tuple[Family, ...]] = (
+    changed_cells,
+    forged_bodies,
+    dropped_rows,
+    dropped_tails,
+)
+
+# What the audit sees, or else a kept checkpoint -------------------------------------------------
+
+
+def swapped_cells(rows: Backup, draw: random.Random) -> Iterator[Tampering]:
+    """Two rows of a table exchange the content of a column, so their places too."""
+    for table in EVIDENCE:
+        if len(rows[table.name]) < 2:
+            continue
+        for column in table.columns:
+            first, second = draw.sample(rows[table.name], 2)
+            yield Tampering(
+                kind="swapped",
+                table=table.name,
+                perform=_swapping(table.name, first, second, column.name),
+            )
+
+
+def forged_with_entries(rows: Backup, draw: random.Random) -> Iterator[Tampering]:
+    """A body says something else, the row's digest and the log's entry are made to agree."""
+    for kind, logged in LOGGED.items():
+        name = logged.table.name
+        row = draw.choice(rows[name])
+        body = _forged(row, draw)
+        values = {"body": body, logged.digest: _digest(body)}
+        entry = _entry_of(rows, kind, row)
+        key = str((row | values)[logged.key])
+        yield Tampering(
+            kind="forged with its entry",
+            table=name,
+            perform=_in_turn(
+                _setting(name, row, values),
+                _setting("log_entries", entry, {"digest": _digest(body), "key": key}),
+            ),
+        )
+
+
+EITHER: Final[tuple[Family, ...]] = (swapped_cells, forged_with_entries)
+
+# In order by itself -------------------------------------------------------------------------
+
+
+def cut_logs(rows: Backup, draw: random.Random) -> Iterator[Tampering]:
+    """The newest entries of the log with the rows they stand for; branches are set back."""
+    entries = rows["log_entries"]
+    genesis = _genesis(rows)
+    for _ in range(SEVERAL):
+        start = draw.randrange(genesis + 1, len(entries))
+        while start > genesis + 1 and entries[start]["kind"] == LogKind.REPORT:
+            start -= 1  # an edit without its first report would be noticed
+        yield Tampering(
+            kind="log cut", table="log_entries", perform=_cutting(rows, entries[start:])
+        )
+
+
+def rewritten_histories(rows: Backup, draw: random.Random) -> Iterator[Tampering]:
+    """One revision names another actor, and everything after it is computed anew."""
+    made = [e for e in rows["log_entries"] if e["kind"] == LogKind.REVISION]
+    for _ in range(SEVERAL):
+        start = draw.choice(made)["position"]
+        actor = f"mallory-{draw.getrandbits(16)}"
+        yield Tampering(
+            kind="history rewritten",
+            table="revisions",
+            perform=partial(_rewrite, rows=rows, start=start, actor=actor),
+        )
+
+
+def forgotten_rows(rows: Backup, _: random.Random) -> Iterator[Tampering]:
+    """The last row of a table that no revision vouches for, with its entry and without a gap."""
+    first: dict[str, str] = {}
+    for report in sorted(rows["reports"], key=lambda row: row["position"]):
+        first.setdefault(report["edit"], report["id"])
+    needed = {row["report"] for name in ("revision_edits", "approvals") for row in rows[name]}
+    needed |= set(first.values())
+    for kind in (LogKind.APPROVAL, LogKind.SUITE, LogKind.REPORT):
+        name = LOGGED[kind].table.name
+        last = max(rows[name], key=lambda row: row["position"], default=None)
+        if last is None or (kind is LogKind.REPORT and last["id"] in needed):
+            continue
+        entry = _entry_of(rows, kind, last)
+        later = rows["log_entries"][entry["position"] + 1 :]
+        yield Tampering(
+            kind="forgotten",
+            table=name,
+            perform=_in_turn(
+                partial(Hand.delete, table=name, row=last),
+                partial(Hand.delete, table="log_entries", row=entry),
+                *(_setting("log_entries", one, {"position": one["position"] - 1}) for one in later),
+            ),
+        )
+
+
+CONSISTENT: Final[tuple[Family, ...]] = (cut_logs, rewritten_histories, forgotten_rows)
+FAMILIES: Final = (*CLUMSY, *EITHER, *CONSISTENT)
+"""All but `old_backups`, which need to know what was."""
+
+
+def old_backups(
+    rows: Backup, earlier: Sequence[Backup], draw: random.Random
+) -> Iterator[Tampering]:
+    """The ledger is what it was some time ago."""
+    older = [one for one in earlier if one != rows]
+    for _ in range(SEVERAL):
+        backup = draw.choice(older)
+        yield Tampering(kind="old backup", table="all", perform=partial(restore, backup=backup))
+
+
+# What they are made of ----------------------------------------------------------------------
+
+
+def _setting(table: str, row: Values, values: Values) -> Callable[[Hand], None]:
+    return partial(Hand.update, table=table, row=row, values=values)
+
+
+def _dropping(kind: str, table: str, row: Values) -> Tampering:
+    return Tampering(kind=kind, table=table, perform=partial(Hand.delete, table=table, row=row))
+
+
+def _in_turn(*steps: Callable[[Hand], None]) -> Callable[[Hand], None]:
+    def perform(found: Hand) -> None:
+        for step in steps:
+            step(found)
+
+    return perform
+
+
+def _swapping(table: str, first: Values, second: Values, column: str) -> Callable[[Hand], None]:
+    """Both rows are taken out first: a unique column would refuse the first of two updates."""
+    mine, theirs = first | {column: second[column]}, second | {column: first[column]}
+    return _in_turn(
+        partial(Hand.delete, table=table, row=first),
+        partial(Hand.delete, table=table, row=second),
+        lambda found: found.insert(table, mine, theirs),
     )
-    return f"changed a row of {table}, its digest and its log entry"
 
 
-def drop_a_row(found: Hand, chooser: random.Random) -> str:
-    """Remove one row."""
-    table = chooser.choice([name for name in _HISTORY if found.rows(name)])
-    found.delete(table, chooser.choice(found.rows(table)))
-    return f"dropped a row of {table}"
+def _cutting(rows: Backup, cut: Sequence[Values]) -> Callable[[Hand], None]:
+    owners = _owners(rows)
+
+    def perform(found: Hand) -> None:
+        for entry in reversed(cut):
+            table, row = owners[entry["kind"], entry["key"]]
+            found.run("DELETE FROM revision_edits WHERE revision = ?", [entry["key"]])
+            found.delete(table, row)
+            found.delete("log_entries", entry)
+        _point_at_last_revisions(found)
+
+    return perform
 
 
-def swap_rows(found: Hand, chooser: random.Random) -> str:
-    """Let two rows of a kind change places."""
-    numbered = ("profiles", "edits", "reports", "approvals", "suites", "log_entries")
-    table = chooser.choice([name for name in numbered if len(found.rows(name)) > 1])
-    first, second = chooser.sample(found.rows(table), 2)
-    keys = [column.name for column in metadata.tables[table].primary_key.columns]
-    away = {"position": 2**30}
-    found.update(table, first, away)
-    found.update(table, second, {"position": first["position"]})
-    moved = first | away if "position" in keys else first
-    found.update(table, moved, {"position": second["position"]})
-    return f"swapped two rows of {table}"
-
-
-CLUMSY: Final = (change_a_row, drop_a_row, swap_rows)
-REHASHED: Final = (change_a_row_and_its_entry,)
-
-# Consistent: only a kept checkpoint tells ---------------------------------------------------
-
-
-def cut_the_tail(found: Hand, chooser: random.Random) -> str:
-    """Remove the newest entries of the log with the rows they stand for, and move heads back."""
-    entries = found.rows("log_entries")
-    genesis = next(e["position"] for e in entries if e["kind"] == "revision")
-    start = chooser.randrange(genesis + 1, len(entries))
-    while start > genesis + 1 and entries[start]["kind"] == "report":
-        start -= 1  # an edit without its first report would be noticed
-    tables = {kind: table for table, kind in KINDS.items()}
-    for entry in reversed(entries[start:]):
-        table = tables[entry["kind"]]
-        column = "id" if "id" in metadata.tables[table].c and table != "profiles" else "position"
-        for row in found.rows(table):
-            if str(row[column]) == entry["key"]:
-                found.run("DELETE FROM revision_edits WHERE revision = ?", [entry["key"]])
-                found.delete(table, row)
-        found.delete("log_entries", entry)
-    _point_at_last_revisions(found)
-    return f"cut the log from entry {start} on, with everything it stood for"
-
-
-def rewrite_history(found: Hand, chooser: random.Random) -> str:
-    """Let one revision name another actor, and compute everything after it anew."""
-    entries = found.rows("log_entries")
-    made = [entry for entry in entries if entry["kind"] == "revision"]
-    start = chooser.choice(made)["position"]
+def _rewrite(found: Hand, *, rows: Backup, start: int, actor: str) -> None:
+    owners = _owners(rows)
     renamed: dict[str, str] = {}
-    tables = {kind: table for table, kind in KINDS.items()}
-    for entry in entries[start:]:
-        table = tables[entry["kind"]]
-        digest = DIGESTS[table]
-        row = next(row for row in found.rows(table) if row[digest] == entry["digest"])
+    for entry in rows["log_entries"][start:]:
+        table, row = owners[entry["kind"], entry["key"]]
+        digest = LOGGED[LogKind(entry["kind"])].digest
         body = bytes(row["body"])
         if entry["position"] == start:
-            body = _by_somebody_else(body)
+            body = _spelt(json.loads(body) | {"actor": actor})
         for old, new in renamed.items():
             body = body.replace(old.encode(), new.encode())
         if body == bytes(row["body"]):
@@ -268,17 +273,10 @@ def rewrite_history(found: Hand, chooser: random.Random) -> str:
         found.update(table, row, values)
         key = renamed.get(entry["key"], entry["key"])
         found.update("log_entries", entry, {"key": key, "digest": renamed[row[digest]]})
-    for use in found.rows("revision_edits"):
+    for use in rows["revision_edits"]:
         moved = {name: renamed.get(use[name], use[name]) for name in ("revision", "report")}
         found.update("revision_edits", use, moved)
     _point_at_last_revisions(found)
-    return f"wrote history anew from entry {start} on"
-
-
-def _by_somebody_else(body: bytes) -> bytes:
-    fields = json.loads(body) | {"actor": "somebody else"}
-    text = json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return text.encode()
 
 
 def _point_at_last_revisions(found: Hand) -> None:
@@ -293,27 +291,69 @@ def _point_at_last_revisions(found: Hand) -> None:
         found.update("branches", branch, {"head": last["id"], "sequence": last["sequence"]})
 
 
-CONSISTENT: Final = (cut_the_tail, rewrite_history)
-
-Backup = Mapping[str, list[dict[str, Any]]]
-"""Every row of every table."""
-
-
-def back_up(url: str) -> Backup:
-    """Every row of the ledger at ``url`` as it is now."""
-    connection = raw_connection(url)
-    try:
-        found = Hand(connection=connection)
-        return {table.name: found.rows(table.name) for table in metadata.sorted_tables}
-    finally:
-        connection.close()
+def _owners(rows: Backup) -> dict[tuple[str, str], tuple[str, Values]]:
+    """The row that each entry of the log stands for, by kind and key."""
+    return {
+        (kind.value, str(row[logged.key])): (logged.table.name, row)
+        for kind, logged in LOGGED.items()
+        for row in rows[logged.table.name]
+    }
 
 
-def restore(found: Hand, backup: Backup) -> str:
-    """Put a backup in the place of what is there."""
-    for table in reversed(metadata.sorted_tables):
-        found.run(f"DELETE FROM {table.name}")  # noqa: S608 - our own names
-    for name, rows in backup.items():
-        for row in rows:
-            found.insert(name, row)
-    return "restored a backup"
+def _entry_of(rows: Backup, kind: LogKind, row: Values) -> Values:
+    key = str(row[LOGGED[kind].key])
+    return next(e for e in rows["log_entries"] if (e["kind"], e["key"]) == (kind.value, key))
+
+
+def _genesis(rows: Backup) -> int:
+    """The position of the first revision's entry."""
+    entries = rows["log_entries"]
+    return next(int(e["position"]) for e in entries if e["kind"] == LogKind.REVISION)
+
+
+def _another(
+    column: Column[Any], value: object, rows: Sequence[Values], draw: random.Random
+) -> object:
+    if isinstance(value, bytes):
+        spoilt = bytearray(value)
+        spoilt[draw.randrange(len(spoilt))] ^= 1 << draw.randrange(8)
+        return bytes(spoilt)
+    if isinstance(value, int):
+        return max(0, value + draw.choice((-1, 1, 2, 7)))
+    others = sorted({str(row[column.name]) for row in rows} - {str(value)})
+    if others and draw.random() < 0.5:
+        return draw.choice(others)
+    said = str(value)
+    if len(said) == 64:
+        return _digest(said.encode())
+    return f"{said}x" if said else "x"
+
+
+def _forged(row: Values, draw: random.Random) -> bytes:
+    """A body that says something else, spelt as canonically."""
+    fields = json.loads(bytes(row["body"]))
+    _reword(fields, draw)
+    return _spelt(fields)
+
+
+def _reword(fields: Values, draw: random.Random) -> None:
+    """Change one text or number somewhere in a body."""
+    names = [name for name, value in fields.items() if isinstance(value, str | int | dict | list)]
+    name = draw.choice(sorted(names))
+    value = fields[name]
+    if isinstance(value, dict) and value:
+        _reword(value, draw)
+    elif isinstance(value, list):
+        fields[name] = [*value, *value[:1]] if value else ["x"]
+    elif isinstance(value, bool | int):
+        fields[name] = int(value) + 1
+    else:
+        fields[name] = f"{value}x"
+
+
+def _spelt(fields: Values) -> bytes:
+    return json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def _digest(body: bytes) -> str:
+    return hashlib.sha256(body).hexdigest()

@@ -14,7 +14,15 @@ from errata_server.domain import canonical
 from errata_server.domain.checks import Check, CheckKind, Report, Verdict
 from errata_server.domain.edits import AppliedEdit, AppliedSet, Edit
 from errata_server.domain.facts import EditRequest, Fact
-from errata_server.domain.ids import MAIN, Digest, EditId, ModelId, RequestId, RevisionId
+from errata_server.domain.ids import (
+    MAIN,
+    BranchName,
+    Digest,
+    EditId,
+    ModelId,
+    RequestId,
+    RevisionId,
+)
 from errata_server.domain.patches import Composition
 from errata_server.domain.profiles import ModelDescription, Profile
 from errata_server.domain.revisions import NO_PARENT, EditReference, Revision, RevisionKind
@@ -242,6 +250,23 @@ class Chronicle:
             created_at=now(),
         )
         return Top(revision=revision, applied=after)
+
+    def branch(self, top: Top, name: str) -> Top:
+        """The first revision of a branch that starts at ``top``; not stored yet."""
+        revision = replace(
+            top.revision,
+            branch=BranchName(name),
+            sequence=0,
+            parent=top.revision.id,
+            kind=RevisionKind.BRANCH,
+            edits=(),
+            superseded=(),
+            restored=(),
+            request_id=self.request_id(),
+            request_digest=canonical.digest(name.encode()),
+            created_at=now(),
+        )
+        return Top(revision=revision, applied=top.applied)
 
     def request_id(self) -> RequestId:
         """A request id nobody has used."""

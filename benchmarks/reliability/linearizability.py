@@ -8,7 +8,7 @@ Invariant: a call whose outcome nobody learned may have happened at any time sin
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from math import inf
 
@@ -50,6 +50,11 @@ class Event:
     active: int = 0
     """Active edits the reply named, where it read a head."""
 
+    @property
+    def target(self) -> str:
+        """The branch whose head the call reads or moves."""
+        return "main" if self.action == "promote" else self.branch
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
@@ -57,8 +62,8 @@ class Line:
 
     head: str
     applied: AppliedSet = field(default_factory=AppliedSet)
-    base: str = ""
-    """Main's head that this branch contains, where it is another branch."""
+    changes: tuple[str, ...] = ()
+    """The revisions whose changes led here, oldest first; a promotion adds none of its own."""
 
 
 State = tuple[tuple[str, Line], ...]
@@ -112,32 +117,37 @@ def _change(state: State, event: Event, change: Callable[[AppliedSet], AppliedSe
         return state  # it was put on top of a new head as often as it may be
     if event.outcome not in {Outcome.DONE, Outcome.UNKNOWN}:
         return None
-    after = Line(head=event.revision, applied=applied, base=line.base)
+    after = Line(head=event.revision, applied=applied, changes=(*line.changes, event.revision))
     return with_line(state, event.branch, after)
 
 
 def _create(state: State, event: Event) -> State | None:
+    """A new branch begins with what main has."""
     lines = dict(state)
     if event.branch in lines:
-        return state if event.outcome is Outcome.REFUSED else None
-    if event.outcome is not Outcome.DONE:
+        return state if event.outcome in {Outcome.REFUSED, Outcome.UNKNOWN} else None
+    if event.outcome not in {Outcome.DONE, Outcome.UNKNOWN}:
         return None
-    main = lines["main"]
-    line = Line(head=event.revision, applied=main.applied, base=main.head)
-    return with_line(state, event.branch, line)
+    return with_line(state, event.branch, replace(lines["main"], head=event.revision))
 
 
 def _promote(state: State, event: Event) -> State | None:
     """Main takes over what a branch has applied, if it has nothing the branch lacks."""
     lines = dict(state)
-    if event.outcome is not Outcome.DONE:
-        return state
     source, main = lines.get(event.branch), lines["main"]
-    if source is None or source.base != main.head:
+    if event.expected and event.expected != main.head:
+        return state if event.outcome in {Outcome.STALE, Outcome.UNKNOWN} else None
+    if source is None or source.applied == main.applied or not _leads_to(main, source):
+        return state if event.outcome in {Outcome.REFUSED, Outcome.UNKNOWN} else None
+    if event.outcome is Outcome.STALE and not event.expected:
+        return state  # main or the branch moved on as often as it was tried
+    if event.outcome not in {Outcome.DONE, Outcome.UNKNOWN}:
         return None
-    moved = with_line(state, "main", Line(head=event.revision, applied=source.applied))
-    kept = Line(head=source.head, applied=source.applied, base=event.revision)
-    return with_line(moved, event.branch, kept)
+    return with_line(state, "main", replace(source, head=event.revision))
+
+
+def _leads_to(earlier: Line, later: Line) -> bool:
+    return later.changes[: len(earlier.changes)] == earlier.changes
 
 
 STEPS: dict[str, Callable[[State, Event], State | None]] = {

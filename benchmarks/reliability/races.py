@@ -1,10 +1,13 @@
 """The suite `races`: clients that change the same branches at once, and one order behind it all.
 
-Clients with connections of their own read, apply and revert without waiting for each other,
-half of the changes on the condition that the head is the one they saw last; some repeat a
-request. On SQLite they share a server, on PostgreSQL there are two servers on one ledger.
-Every call is written down with when it began and ended, and the history is held against the
-pure model.
+Clients with connections of their own read, apply and revert on main and on branches they make,
+and promote those to main, without waiting for each other, half of the changes on the condition
+that the head is the one they saw last; some repeat a request. On SQLite they share a server, on
+PostgreSQL there are two servers on one ledger. Every call is written down with when it began and
+ended, and the history is held against the pure model.
+
+Invariant: nobody uses a branch before somebody was told that it exists: where a branch starts is
+settled a little before its name is taken, and only who uses names nobody gave out can tell.
 """
 
 import random
@@ -32,7 +35,14 @@ CALLS: Final = 25
 """Calls of one client in a round."""
 
 MAIN: Final = "main"
-REFUSALS: Final = (errata.AlreadyAppliedError, errata.NotAppliedError)
+BRANCHES: Final = 3
+"""Names of branches that clients of a round contend for."""
+
+EDITS: Final = 3
+"""A proposal takes a server seconds; these are enough to contend for."""
+
+REFUSALS: Final = (errata.PreconditionError, errata.BranchExistsError)
+CHANGING: Final = {"apply", "revert", "create", "promote"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +51,7 @@ class Request:
 
     action: str
     edit: str
+    branch: str
     expected: str
     request_id: str
 
@@ -48,10 +59,14 @@ class Request:
         """Ask for it."""
         if self.action == "revert":
             return client.revert(
-                self.edit, expected_revision=self.expected, request_id=self.request_id
+                self.edit,
+                branch=self.branch,
+                expected_revision=self.expected,
+                request_id=self.request_id,
             )
         return client.apply(
             self.edit,
+            branch=self.branch,
             expected_revision=self.expected,
             request_id=self.request_id,
             override_reason=OVERRIDE,
@@ -66,9 +81,15 @@ class Player:
     client: errata.Client
     draw: random.Random
     edits: Sequence[str]
+    names: Sequence[str]
+    """What a branch may be called."""
+
+    branches: list[str]
+    """Those that somebody was told to exist, main first; all players share it."""
+
     history: list[Event] = field(default_factory=list)
-    head: str = ""
-    """The head of main it saw last."""
+    heads: dict[str, str] = field(default_factory=dict)
+    """The head of each branch it saw last."""
 
     made: tuple[Request, str] | None = None
     """A change it made, and its revision."""
@@ -82,7 +103,7 @@ class Player:
             _, act = ACTIONS[name]
             if act(self) is Outcome.STALE:
                 self.retries += 1
-                read(self)
+                read_head(self, self.history[-1].target)
                 act(self)
 
     def record(self, event: Event, call: Callable[[], errata.Revision]) -> Outcome:
@@ -103,31 +124,47 @@ class Player:
         )
         if found is not None:
             event = replace(event, revision=found.name, active=found.active_count)
-            if event.branch == MAIN or event.action == "promote":
-                self.head = found.name
+            if event.action != "again":
+                self.heads[event.target] = found.name
         self.history.append(event)
         return outcome
 
+    def expected(self, branch: str) -> str:
+        """The head of a branch it saw last, half of the times; else none."""
+        return self.heads.get(branch, "") if self.draw.random() < 0.5 else ""
+
+    def new_request_id(self) -> str:
+        """An id nobody has used."""
+        return f"{self.draw.getrandbits(128):032x}"
+
 
 def read(player: Player) -> Outcome:
-    """Read main's head."""
-    return player.record(Event(action="read"), lambda: player.client.head().revision)
+    """Read the head of a branch."""
+    return read_head(player, player.draw.choice(player.branches))
+
+
+def read_head(player: Player, branch: str) -> Outcome:
+    """Read the head of this branch."""
+    event = Event(action="read", branch=branch)
+    return player.record(event, lambda: player.client.head(branch).revision)
 
 
 def change(action: str) -> Callable[[Player], Outcome]:
     """Apply or revert an edit, half of the times on condition that the head is the one seen."""
 
     def act(player: Player) -> Outcome:
+        branch = player.draw.choice(player.branches)
         request = Request(
             action=action,
             edit=player.draw.choice(player.edits),
-            expected=player.head if player.draw.random() < 0.5 else "",
-            request_id=f"{player.draw.getrandbits(128):032x}",
+            branch=branch,
+            expected=player.expected(branch),
+            request_id=player.new_request_id(),
         )
-        event = Event(action=action, edit=request.edit, expected=request.expected)
+        event = Event(action=action, edit=request.edit, branch=branch, expected=request.expected)
         outcome = player.record(event, lambda: request.ask(player.client).revision)
         if outcome is Outcome.DONE:
-            player.made = (request, player.head)
+            player.made = (request, player.history[-1].revision)
         return outcome
 
     return act
@@ -138,18 +175,40 @@ def again(player: Player) -> Outcome:
     if player.made is None:
         return read(player)
     request, revision = player.made
-    head = player.head
-    event = Event(action="again", expected=revision)
-    outcome = player.record(event, lambda: request.ask(player.client).revision)
-    player.head = head
+    event = Event(action="again", branch=request.branch, expected=revision)
+    return player.record(event, lambda: request.ask(player.client).revision)
+
+
+def create(player: Player) -> Outcome:
+    """Begin a branch at main's head, by a name that others want too."""
+    name = player.draw.choice(player.names)
+    outcome = player.record(
+        Event(action="create", branch=name), lambda: player.client.create_branch(name).head
+    )
+    if outcome is Outcome.DONE:
+        player.branches.append(name)
     return outcome
 
 
+def promote(player: Player) -> Outcome:
+    """Let main have what a branch has, half of the times if main is as it was seen."""
+    others = player.branches[1:]
+    if not others:
+        return create(player)
+    name, expected = player.draw.choice(others), player.expected(MAIN)
+    event = Event(action="promote", branch=name, expected=expected)
+    return player.record(
+        event, lambda: player.client.promote(name, expected_revision=expected).revision
+    )
+
+
 ACTIONS: Final[dict[str, tuple[int, Callable[[Player], Outcome]]]] = {
-    "read": (3, read),
-    "apply": (4, change("apply")),
+    "read": (4, read),
+    "apply": (5, change("apply")),
     "revert": (3, change("revert")),
     "again": (1, again),
+    "create": (1, create),
+    "promote": (3, promote),
 }
 """What clients do, and how often; the model's side is `linearizability.STEPS`."""
 
@@ -161,6 +220,8 @@ class RaceTally:
     calls: int = 0
     committed: int = 0
     outcomes: Counter[Outcome] = field(default_factory=Counter)
+    promoted: int = 0
+    branches: int = 0
     retries: int = 0
     violations: int = 0
     """Histories that no order explains, and ledgers that hold something else than they say."""
@@ -170,6 +231,8 @@ def race(
     addresses: Sequence[str], edits: Sequence[str], seed: int, calls: int
 ) -> tuple[list[Event], int]:
     """One round: what all clients were told, and how often one tried again."""
+    names = [f"trial-{seed}-{number}" for number in range(BRANCHES)]
+    branches = [MAIN]
     with ExitStack() as stack:
         players = [
             Player(
@@ -177,6 +240,8 @@ def race(
                 client=stack.enter_context(errata.Client(addresses[number % len(addresses)])),
                 draw=random.Random(f"{seed}-{number}"),
                 edits=edits,
+                names=names,
+                branches=branches,
             )
             for number in range(CLIENTS)
         ]
@@ -194,11 +259,14 @@ def judge(history: Sequence[Event], initial: State, made: Sequence[str], tally: 
     tally.calls += len(history)
     tally.outcomes.update(event.outcome for event in history)
     tally.committed += len(made)
+    done = Counter(event.action for event in history if event.outcome is Outcome.DONE)
+    tally.promoted += done["promote"]
+    tally.branches += done["create"]
     tally.violations += not linearizable(history, initial)
     told = {
         event.revision
         for event in history
-        if event.action in {"apply", "revert"} and event.outcome is Outcome.DONE
+        if event.action in CHANGING and event.outcome is Outcome.DONE
     }
     unknown = sum(event.outcome is Outcome.UNKNOWN for event in history)
     tally.violations += not (told <= set(made) and len(made) - len(told) <= unknown)
@@ -211,16 +279,25 @@ def play(store: Store, rounds: int, seed: int, tally: RaceTally, calls: int = CA
         running = [stack.enter_context(errata.testing.server(ledger=url)) for _ in range(servers)]
         addresses = [server.address for server in running]
         client = stack.enter_context(errata.Client(addresses[0]))
-        edits = propose_edits(client)
+        edits = propose_edits(client, EDITS)
         for number in range(rounds):
             start = client.head().revision
             if edits_applied := _applied(client):
                 start = client.revert(edits_applied).revision
             history, retries = race(addresses, edits, seed + number, calls)
             tally.retries += retries
-            made = [r.name for r in client.revisions() if r.sequence > start.sequence]
+            made = made_since(client, start.sequence, seed + number)
             judge(history, state_of(start.name, AppliedSet()), made, tally)
             tally.violations += not client.audit().clean
+
+
+def made_since(client: errata.Client, sequence: int, seed: int) -> list[str]:
+    """Names of the revisions after that one of main, and of all on the round's branches."""
+    found = [r.name for r in client.revisions() if r.sequence > sequence]
+    for branch in client.branches():
+        if branch.id.startswith(f"trial-{seed}-"):
+            found += [revision.name for revision in client.revisions(branch.id)]
+    return found
 
 
 def _applied(client: errata.Client) -> list[str]:
@@ -241,6 +318,8 @@ def run(options: Options) -> Document:
         figures={
             "calls": tally.calls,
             "committed": tally.committed,
+            "branches": tally.branches,
+            "promoted": tally.promoted,
             "aborted": tally.outcomes[Outcome.STALE],
             "refused": tally.outcomes[Outcome.REFUSED],
             "unknown": tally.outcomes[Outcome.UNKNOWN],

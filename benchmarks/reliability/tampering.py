@@ -2,31 +2,30 @@
 
 A ledger is written by the ledger's own functions, and then tampered with by direct SQL as the
 owner of the database may, over every table and column of evidence, one tampering at a time.
-Each must be found by the audit, or by somebody who kept a checkpoint: here the newest
-revision's id, as `errata log` shows it.
+Each must be found by the audit, or by somebody who took a ledger checkpoint before it and holds
+that against the log, as `errata audit --against` does.
+
+Invariant: each tampering is committed, the triggers put back, and the ledger restored after it,
+so that everybody looks through connections of their own at what is really there.
 """
 
 import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Final
 
-from sqlalchemy import Connection, Engine, select
-from sqlalchemy.exc import DBAPIError
-
+from benchmarks.auditor import Auditor
 from benchmarks.document import Document
-from benchmarks.reliability import vandal
+from benchmarks.hand import REFUSED, Backup, back_up, hand, restore
 from benchmarks.reliability.chronicle import Chronicle
 from benchmarks.reliability.databases import opened, stores
 from benchmarks.reliability.options import Options, log
-from benchmarks.reliability.vandal import Dump, Tampering
-from benchmarks.reliability.writes import author
-from errata_server.domain.errors import ErrataError
-from errata_server.domain.ids import ModelId
-from errata_server.ledger import tables
-from errata_server.ledger.audit import audit
-from errata_server.ledger.database import ledger_engine
+from benchmarks.reliability.writes import Author, author
+from benchmarks.tampering import FAMILIES, Tampering, old_backups
+from errata_server.domain.revisions import RevisionKind
+from errata_server.ledger.ledger import Ledger
 
 ROUNDS: Final = 1_000
 """Tamperings, over all databases together."""
@@ -48,107 +47,124 @@ class TamperingTally:
     found_by_checkpoint: int = 0
     """What the audit alone does not see."""
 
+    by_checkpoint: Counter[str] = field(default_factory=Counter)
     missed: Counter[str] = field(default_factory=Counter)
     kinds: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Checkpoint:
-    """What somebody wrote down elsewhere."""
+class Scene:
+    """A ledger with a history, and who looks at it."""
 
-    model: ModelId
-    revision: str
-    sequence: int
+    url: str
+    auditor: Auditor
+    copies: Sequence[Backup]
+    """What it held after each chapter; the last is what it holds."""
 
-    def contradicts(self, connection: Connection) -> bool:
-        """Whether the ledger no longer has what was written down."""
-        columns = tables.revisions.c
-        found = connection.scalar(
-            select(columns.sequence).where(columns.model == self.model, columns.id == self.revision)
-        )
-        return found != self.sequence
+    @property
+    def clean(self) -> bool:
+        """Whether nothing is found where nothing was done."""
+        return not self.auditor.audit() and not self.auditor.compare(self.auditor.keep())
 
 
-def write_history(url: str, seed: int) -> tuple[Checkpoint, list[Dump]]:
-    """A ledger with something in every table; what to write down of it, and its backups."""
-    draw, engine, copies = random.Random(seed), ledger_engine(url), []
+@contextmanager
+def scene(url: str, seed: int) -> Iterator[Scene]:
+    """A history on the empty ledger at ``url``."""
+    chronicle = Chronicle(draw=random.Random(seed), subjects=5)
     with opened(url) as ledger:
-        written = author(ledger, Chronicle(draw=draw, subjects=5), edits=EDITS)
-        for _ in range(CHAPTERS):
-            for _ in range(4):
-                change, after = written.change()
-                change.perform(ledger)
-                written.note(change, after)
-            for write in (*written.propose(), written.approve(), written.suite()):
-                write.perform(ledger)
-                written.note(write)
-            with engine.connect() as connection:
-                copies.append(vandal.dump(connection))
-        engine.dispose()
-        head = ledger.head(written.chronicle.model)
-    return Checkpoint(model=head.model, revision=head.id, sequence=head.sequence), copies
+        copies = write_history(ledger, url, chronicle)
+        auditor = Auditor(ledger=ledger, model=chronicle.model, base=chronicle.description.digest)
+        yield Scene(url=url, auditor=auditor, copies=copies)
 
 
-def tamperings(copies: Sequence[Dump], draw: random.Random) -> Iterator[Tampering]:
+def write_history(ledger: Ledger, url: str, chronicle: Chronicle) -> list[Backup]:
+    """Write something of everything; what the ledger held after each chapter."""
+    copies = []
+    written = author(ledger, chronicle, edits=EDITS)
+    for number in range(CHAPTERS):
+        for _ in range(4):
+            change, after = written.change()
+            change.perform(ledger)
+            written.note(change, after)
+        for write in (*written.propose(), written.approve(), written.suite()):
+            write.perform(ledger)
+            written.note(write)
+        _add_what_nobody_names(ledger, written, number)
+        copies.append(back_up(url))
+    return copies
+
+
+def _add_what_nobody_names(ledger: Ledger, written: Author, number: int) -> None:
+    """A branch with a change of its own, a later profile, a further report."""
+    chronicle, top = written.chronicle, written.top
+    first = chronicle.branch(top, f"trial-{number}")
+    ledger.append(first.revision)
+    free = sorted(written.edits.keys() - {edit.edit for edit in top.applied.applied})
+    chosen = [written.edits[edit] for edit in free[:1]]
+    if chosen:
+        ledger.append(chronicle.change(first, RevisionKind.APPLY, chosen).revision)
+    ledger.put_profile(chronicle.model, replace(chronicle.profile, seed=number + 1))
+    edit = written.edits[chronicle.draw.choice(sorted(written.edits))].edit
+    ledger.record_report(chronicle.report(edit, top.revision.id))
+
+
+def tamperings(copies: Sequence[Backup], draw: random.Random) -> Iterator[Tampering]:
     """Without end: every family in turn, each over what it is about."""
     rows = copies[-1]
     while True:
-        for family in vandal.FAMILIES:
+        for family in FAMILIES:
             yield from family(rows, draw)
-        yield from vandal.backups(rows, copies, draw)
+        yield from old_backups(rows, copies, draw)
 
 
-def try_one(
-    engine: Engine, tampering: Tampering, checkpoint: Checkpoint, tally: TamperingTally
-) -> None:
-    """Tamper, look, and take it back."""
-    with engine.connect() as connection:
-        if connection.dialect.name == "sqlite":
-            driver = connection.connection.dbapi_connection
-            if driver is not None:
-                driver.execute("PRAGMA foreign_keys = OFF")
-        before = vandal.dump(connection)
-        try:
-            with vandal.disarmed(connection):
-                tampering.perform(connection)
-        except DBAPIError:
-            tally.refused += 1
-        else:
-            if vandal.dump(connection) != before:
-                _judge(connection, tampering, checkpoint, tally)
-        connection.rollback()
-
-
-def _judge(
-    connection: Connection, tampering: Tampering, checkpoint: Checkpoint, tally: TamperingTally
-) -> None:
+def try_one(scene: Scene, tampering: Tampering, tally: TamperingTally) -> None:
+    """Take a ledger checkpoint, tamper, look, and take it back."""
+    kept = scene.auditor.keep()
+    try:
+        if not tampering.commit(scene.url):
+            return
+    except REFUSED:
+        tally.refused += 1
+        return
     tally.tamperings += 1
     tally.kinds[tampering.kind] += 1
-    if audit_objects(connection, checkpoint.model):
+    if scene.auditor.audit():
         tally.found_by_audit += 1
-    elif checkpoint.contradicts(connection):
+    elif scene.auditor.compare(kept):
         tally.found_by_checkpoint += 1
+        tally.by_checkpoint[f"{tampering.kind}: {tampering.table}"] += 1
     else:
         tally.missed[f"{tampering.kind}: {tampering.table}"] += 1
-
-
-def audit_objects(connection: Connection, model: ModelId) -> bool:
-    """Whether an audit finds anything."""
-    try:
-        return not audit(connection, model).clean
-    except ErrataError:
-        return True
+    with hand(scene.url, rearm=True) as found:
+        restore(found, scene.copies[-1])
 
 
 def play(url: str, count: int, seed: int, tally: TamperingTally) -> None:
-    """So many tamperings with one ledger."""
-    checkpoint, copies = write_history(url, seed)
-    engine, wanted = ledger_engine(url), tally.tamperings + count
-    for tampering in tamperings(copies, random.Random(seed)):
-        if tally.tamperings >= wanted:
-            break
-        try_one(engine, tampering, checkpoint, tally)
-    engine.dispose()
+    """So many tamperings with one ledger.
+
+    Raises:
+        RuntimeError: something is found although nothing was done, so nothing found counts.
+    """
+    wanted = tally.tamperings + count
+    with scene(url, seed) as found:
+        with hand(url, rearm=True):
+            pass  # gone for a while, the triggers alone must give nothing away
+        require_clean(found)
+        for tampering in tamperings(found.copies, random.Random(seed)):
+            if tally.tamperings >= wanted:
+                break
+            try_one(found, tampering, tally)
+        require_clean(found)
+
+
+def require_clean(found: Scene) -> None:
+    """Do nothing if nothing is found in a ledger that nobody has tampered with.
+
+    Raises:
+        RuntimeError: something is.
+    """
+    if not found.clean:
+        raise RuntimeError(f"{found.url} is not in order by itself: {found.auditor.audit()}")
 
 
 def run(options: Options) -> Document:
@@ -170,5 +186,9 @@ def run(options: Options) -> Document:
             "found_by_checkpoint": tally.found_by_checkpoint,
             "missed": sum(tally.missed.values()),
         },
-        details={"kinds": dict(tally.kinds), "missed": dict(tally.missed)},
+        details={
+            "kinds": dict(tally.kinds),
+            "found_by_checkpoint": dict(tally.by_checkpoint),
+            "missed": dict(tally.missed),
+        },
     )

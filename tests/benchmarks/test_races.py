@@ -6,7 +6,7 @@ import pytest
 
 import errata
 from benchmarks.reliability.linearizability import Event, Outcome, linearizable, state_of
-from benchmarks.reliability.races import ACTIONS, CLIENTS, RaceTally, judge, race
+from benchmarks.reliability.races import ACTIONS, CLIENTS, RaceTally, judge, made_since, race
 from errata_server.domain.edits import AppliedSet
 from tests.support.loopback import serving
 
@@ -19,6 +19,8 @@ def did(action, invoked, responded, outcome=Outcome.DONE, **told):
 
 FIRST = did("apply", 0, 1, edit="a", expected="r0", revision="r1")
 SECOND = did("apply", 2, 3, edit="b", expected="r1", revision="r2")
+TRIAL = did("create", 0, 1, branch="trial", revision="t0")
+TRIED = did("apply", 2, 3, branch="trial", edit="a", revision="t1")
 
 EXPLAINED = {
     "one after the other": [FIRST, SECOND],
@@ -41,6 +43,39 @@ EXPLAINED = {
         replace(FIRST, invoked=2, responded=3),
     ],
     "repeated": [FIRST, did("again", 2, 3, expected="r1", revision="r1")],
+    "main has changed since the branch began": [
+        TRIAL,
+        TRIED,
+        replace(FIRST, invoked=2, responded=3),
+        did("promote", 4, 5, Outcome.REFUSED, branch="trial"),
+    ],
+    "there is nothing to promote": [
+        TRIAL,
+        did("promote", 2, 3, Outcome.REFUSED, branch="trial"),
+    ],
+    "main is another than who promotes believes": [
+        TRIAL,
+        TRIED,
+        did("promote", 4, 5, Outcome.STALE, branch="trial", expected="r9"),
+    ],
+    "two begin one branch, and one is told so": [
+        TRIAL,
+        did("create", 0, 2, Outcome.REFUSED, branch="trial"),
+    ],
+    "a branch that goes on is promoted again": [
+        TRIAL,
+        TRIED,
+        did("promote", 4, 5, branch="trial", revision="r1"),
+        did("revert", 6, 7, branch="trial", edit="a", revision="t2"),
+        did("promote", 8, 9, branch="trial", expected="r1", revision="r2"),
+        did("read", 10, 11, revision="r2", active=0),
+    ],
+    "nobody knows of a promotion": [
+        TRIAL,
+        TRIED,
+        Event(action="promote", branch="trial", invoked=4, revision="r1"),
+        did("read", 6, 7, revision="r1", active=1),
+    ],
     "nobody knows": [Event(action="apply", edit="z", revision="r9"), replace(FIRST, invoked=1)],
 }
 UNEXPLAINED = {
@@ -62,8 +97,24 @@ UNEXPLAINED = {
     "refused although it fits": [did("apply", 0, 1, Outcome.REFUSED, edit="a")],
     "reverted although not applied": [did("revert", 0, 1, edit="a", revision="r1")],
     "a request done twice": [FIRST, did("again", 2, 3, expected="r1", revision="r2")],
+    "a promotion is refused although it fits": [
+        TRIAL,
+        TRIED,
+        did("promote", 4, 5, Outcome.REFUSED, branch="trial"),
+    ],
+    "a promotion is aborted although main is the one": [
+        TRIAL,
+        TRIED,
+        did("promote", 4, 5, Outcome.STALE, branch="trial", expected="r0"),
+    ],
+    "two begin one branch": [TRIAL, did("create", 0, 2, branch="trial", revision="t9")],
+    "a branch begins without what main has": [
+        FIRST,
+        did("create", 2, 3, branch="trial", revision="t0"),
+        did("read", 4, 5, branch="trial", revision="t0", active=0),
+    ],
     "promoted over a change of main": [
-        did("create", 0, 1, branch="trial", revision="t0"),
+        TRIAL,
         replace(FIRST, invoked=2, responded=3),
         did("promote", 4, 5, branch="trial", revision="r2"),
     ],
@@ -112,7 +163,7 @@ def test_clients_that_race_on_a_server_are_explained(tmp_path):
             for subject in ("Space Needle", "Louvre")
         ]
         history, _ = race([server.address], edits, seed=1, calls=6)
-        made = [revision.name for revision in client.revisions() if revision.sequence > 0]
+        made = made_since(client, 0, seed=1)
         genesis = client.revision("0").name
 
     judge(history, state_of(genesis, AppliedSet()), made, tally)

@@ -5,37 +5,32 @@ import shutil
 
 import pytest
 
-from benchmarks.tampering import CLUMSY, CONSISTENT, REHASHED, back_up, hand, restore
-from errata import _checkpoints
-from errata._checkpoints import LedgerCheckpoint
+from benchmarks.auditor import Auditor
+from benchmarks.hand import REFUSED, back_up, hand, restore
+from benchmarks.tampering import CLUMSY, CONSISTENT, EITHER, forged_with_entries
 from errata_server.ledger.database import Database
 from errata_server.ledger.ledger import Ledger
-from errata_server.service.ledger_log import LedgerLog
-from errata_server.signing import SigningKey
 from tests.support import MODEL
 from tests.support.histories import CHECKPOINT, Chronicler, profile
 
-KEY = SigningKey.generate("errata")
 SEEDS = range(6)
 
 
-def log_of(ledger):
-    """As a server that has just been started sees it."""
-    return LedgerLog(ledger=ledger, model=MODEL, base=CHECKPOINT, key=KEY)
+def auditor_of(ledger):
+    return Auditor(ledger=ledger, model=MODEL, base=CHECKPOINT)
 
 
-def kept_of(ledger):
-    return LedgerCheckpoint.parse(log_of(ledger).checkpoint().note)
-
-
-def problems(ledger, kept):
-    """What holding the log against a kept checkpoint comes to."""
-    log = log_of(ledger)
-    present = LedgerCheckpoint.parse(log.checkpoint().note)
-    needs = _checkpoints.needs_proof(kept, present)
-    proof = log.consistency(kept.size, present.size).hashes if needs else ()
-    found = _checkpoints.compare(kept, present, proof, ())
-    return [finding.problem for finding in found.findings]
+def tampered(url, family, seed):
+    """What one of a family does, once it does anything; nothing if none can."""
+    draw, backup = random.Random(seed), back_up(url)
+    possible = list(family(backup, draw))
+    for tampering in draw.sample(possible, len(possible)):
+        try:
+            if tampering.commit(url):
+                return f"{tampering.kind}: {tampering.table}, seed {seed}"
+        except REFUSED:
+            continue
+    return ""
 
 
 @pytest.fixture
@@ -54,73 +49,123 @@ def written(chronicler):
     return chronicler
 
 
-@pytest.mark.parametrize("tamper", CLUMSY, ids=lambda operation: operation.__name__)
-def test_what_does_not_fit_together_is_found_by_the_audit(written, ledger_url, tamper):
+@pytest.mark.parametrize("family", CLUMSY, ids=lambda family: family.__name__)
+def test_what_does_not_fit_together_is_found_by_the_audit(written, ledger_url, family):
+    backup, auditor = back_up(ledger_url), auditor_of(written.ledger)
+
+    for seed in SEEDS:
+        said = tampered(ledger_url, family, seed)
+        assert said
+        assert auditor.audit(), said
+        with hand(ledger_url, rearm=True) as found:
+            restore(found, backup)
+        assert auditor.audit() == [], said
+
+
+@pytest.mark.parametrize("family", CONSISTENT, ids=lambda family: family.__name__)
+def test_a_history_that_is_in_order_by_itself_is_found_by_a_kept_checkpoint(
+    written, ledger_url, family
+):
+    backup, auditor = back_up(ledger_url), auditor_of(written.ledger)
+    kept = auditor.keep()
+    assert auditor.compare(kept) == []
+
+    for seed in SEEDS:
+        said = tampered(ledger_url, family, seed)
+        assert said
+        assert auditor.audit() == [], said
+        assert auditor.compare(kept), said
+        with hand(ledger_url, rearm=True) as found:
+            restore(found, backup)
+
+
+@pytest.mark.parametrize("family", EITHER, ids=lambda family: family.__name__)
+def test_what_may_be_in_order_by_itself_is_found_by_the_audit_or_a_kept_checkpoint(
+    written, ledger_url, family
+):
+    backup, auditor = back_up(ledger_url), auditor_of(written.ledger)
+    kept = auditor.keep()
+
+    for seed in SEEDS:
+        said = tampered(ledger_url, family, seed)
+        assert said
+        assert auditor.audit() or auditor.compare(kept), said
+        with hand(ledger_url, rearm=True) as found:
+            restore(found, backup)
+
+
+def test_a_row_changed_together_with_its_entry_is_found_by_a_kept_checkpoint(written, ledger_url):
+    backup, auditor = back_up(ledger_url), auditor_of(written.ledger)
+    kept = auditor.keep()
+
+    for seed in SEEDS:
+        said = tampered(ledger_url, forged_with_entries, seed)
+        assert auditor.compare(kept), said
+        with hand(ledger_url, rearm=True) as found:
+            restore(found, backup)
+
+
+def test_entries_of_different_kinds_that_change_places_are_found_by_a_kept_checkpoint(
+    written, ledger_url
+):
+    auditor, backup = auditor_of(written.ledger), back_up(ledger_url)
+    kept = auditor.keep()
+    suite, approval = (
+        next(one for one in backup["log_entries"] if one["kind"] == kind)
+        for kind in ("suite", "approval")
+    )
+
+    with hand(ledger_url, rearm=True) as found:
+        found.delete("log_entries", suite)
+        found.delete("log_entries", approval)
+        found.insert(
+            "log_entries",
+            suite | {"position": approval["position"]},
+            approval | {"position": suite["position"]},
+        )
+
+    assert auditor.compare(kept)
+
+
+def test_triggers_that_were_gone_for_a_while_leave_no_trace(written, ledger_url):
     backup = back_up(ledger_url)
 
-    for seed in SEEDS:
-        with hand(ledger_url, rearm=True) as found:
-            said = tamper(found, random.Random(seed))
-        assert written.ledger.audit(MODEL).findings, said
-        with hand(ledger_url, rearm=True) as found:
-            restore(found, backup)
-        assert written.ledger.audit(MODEL).findings == (), seed
+    with hand(ledger_url, rearm=True):
+        pass
+    with pytest.raises(ZeroDivisionError), hand(ledger_url) as found:
+        found.run("DELETE FROM log_entries")
+        raise ZeroDivisionError
 
-
-@pytest.mark.parametrize("tamper", CONSISTENT, ids=lambda operation: operation.__name__)
-def test_a_history_that_is_in_order_by_itself_is_found_by_a_kept_checkpoint(
-    written, ledger_url, tamper
-):
-    kept, backup = kept_of(written.ledger), back_up(ledger_url)
-    assert problems(written.ledger, kept) == []
-
-    for seed in SEEDS:
-        with hand(ledger_url, rearm=True) as found:
-            said = tamper(found, random.Random(seed))
-        assert written.ledger.audit(MODEL).findings == (), said
-        assert problems(written.ledger, kept), said
-        with hand(ledger_url, rearm=True) as found:
-            restore(found, backup)
-
-
-@pytest.mark.parametrize("tamper", REHASHED, ids=lambda operation: operation.__name__)
-def test_a_row_changed_together_with_its_entry_is_found_by_a_kept_checkpoint(
-    written, ledger_url, tamper
-):
-    kept, backup = kept_of(written.ledger), back_up(ledger_url)
-
-    for seed in SEEDS:
-        with hand(ledger_url, rearm=True) as found:
-            said = tamper(found, random.Random(seed))
-        assert problems(written.ledger, kept), said
-        with hand(ledger_url, rearm=True) as found:
-            restore(found, backup)
+    assert back_up(ledger_url) == backup
+    assert auditor_of(written.ledger).audit() == []
 
 
 def test_an_older_database_is_found_even_after_it_has_grown_again(written, ledger_url):
     backup = back_up(ledger_url)
     written.apply(written.propose("Prado"))
-    kept = kept_of(written.ledger)
+    auditor = auditor_of(written.ledger)
+    kept = auditor.keep()
 
     with hand(ledger_url, rearm=True) as found:
         restore(found, backup)
 
-    (problem,) = problems(written.ledger, kept)
+    (problem,) = auditor.compare(kept)
     assert "older database was restored" in problem
     for number in range(3):  # a fork of what the kept checkpoint is of, and longer
         written.apply(written.propose(f"Subject {number}"))
-    assert written.ledger.audit(MODEL).findings == ()
-    (problem,) = problems(written.ledger, kept)
+    assert auditor.audit() == []
+    (problem,) = auditor.compare(kept)
     assert "this database is a fork" in problem
 
 
 def test_a_log_that_only_grew_goes_on_from_every_checkpoint_kept(chronicler):
-    kept = [kept_of(chronicler.ledger)]
+    auditor = auditor_of(chronicler.ledger)
+    kept = [auditor.keep()]
     for number in range(5):
         chronicler.apply(chronicler.propose(f"Subject {number}"))
-        kept.append(kept_of(chronicler.ledger))
+        kept.append(auditor.keep())
 
-    assert [problems(chronicler.ledger, one) for one in kept] == [[]] * 6
+    assert [auditor.compare(one) for one in kept] == [[]] * 6
 
 
 def test_another_database_of_the_same_model_is_another_log(written, migrated_sqlite, tmp_path):
@@ -131,7 +176,7 @@ def test_another_database_of_the_same_model_is_another_log(written, migrated_sql
     for number in range(9):
         other.apply(other.propose(f"Subject {number}"))
 
-    (problem,) = problems(other.ledger, kept_of(written.ledger))
+    (problem,) = auditor_of(other.ledger).compare(auditor_of(written.ledger).keep())
 
     assert "are not those of the kept checkpoint" in problem
     elsewhere.close()

@@ -1,5 +1,5 @@
 """What somebody with the database's own tools can do to a ledger behind errata's back."""
 
-from benchmarks.tampering import disarm, raw_connection, tampering
+from benchmarks.hand import disarm, raw_connection, tampering
 
 __all__ = ["disarm", "raw_connection", "tampering"]
