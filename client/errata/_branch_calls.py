@@ -47,6 +47,7 @@ def promote(
             **_why(scope, options),
         ),
         parse=messages.applied,
+        acknowledges=not options.get("validate_only", False),
     )
 
 

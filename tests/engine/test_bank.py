@@ -67,6 +67,22 @@ def test_each_edit_keeps_to_its_own_width():
     assert both.rewrite(inputs, torch.zeros(1, 2, 1))[0, :, 0].tolist() == [0.0, 2.0]
 
 
+def test_of_two_guards_that_open_the_nearer_edit_acts_though_the_other_matches_more():
+    both = branch([[1.0, 0.0], [1.2, 0.0]], widths=[0.9, 0.9], residuals=[[1.0], [2.0]])
+    nearer = replace(both, scales=torch.tensor([1.0, 0.8]))
+    inputs = torch.tensor([[[1.0, 0.0]]])
+
+    assert both.rewrite(inputs, torch.zeros(1, 1, 1)).item() == 2.0
+    assert nearer.rewrite(inputs, torch.zeros(1, 1, 1)).item() == 1.0
+
+
+def test_a_nearer_edit_whose_guard_stays_shut_keeps_no_other_from_acting():
+    both = branch([[1.0, 0.0], [0.0, 1.0]], widths=[0.1, 0.9], residuals=[[1.0], [2.0]])
+    inputs = torch.tensor([[[0.8, 0.6]]])
+
+    assert both.rewrite(inputs, torch.zeros(1, 1, 1)).item() == 2.0
+
+
 def test_two_keys_of_one_edit_share_its_value():
     edit = branch([[1.0, 0.0], [0.0, 1.0]], widths=[0.1, 0.1], residuals=[[5.0]], owners=[0, 0])
     inputs = torch.tensor([[[3.0, 0.0], [0.0, 2.0], [1.0, 1.0]]])

@@ -259,9 +259,9 @@ def test_a_file_of_a_newer_server_says_which_one_reads_it(content, write, empty_
 
 
 def nul(lines):
-    start, _ = rows_of(lines, "operations")
-    lines.insert(start, ["op-\0", "scripted", 0, "r", "d", "failed", "e30="])
-    lines[0]["tables"][3]["rows"] += 1
+    start, found = rows_of(lines, "operations")
+    lines.insert(start, ["op-\0", "scripted", 0, "r", "d", "failed", "e30=", 0])
+    found["rows"] += 1
 
 
 def test_what_a_database_cannot_store_is_refused_in_words(content, write, empty_url):

@@ -226,7 +226,7 @@ def test_an_approval_rests_on_a_report_of_its_own_edit(chronicler):
 def test_what_is_not_there_is_not_found(chronicler):
     ledger = chronicler.ledger
 
-    for ask in (ledger.edit, ledger.latest_report, ledger.approvals, ledger.was_applied):
+    for ask in (ledger.edit, ledger.latest_report, ledger.approvals):
         with pytest.raises(EditNotFoundError):
             ask(EditId("e-none"))
     with pytest.raises(ReportNotFoundError):
@@ -235,13 +235,17 @@ def test_what_is_not_there_is_not_found(chronicler):
 
 def test_an_edit_was_applied_once_a_revision_has_applied_it(chronicler):
     stored, never = chronicler.propose(), chronicler.propose("Louvre")
-    assert not chronicler.ledger.was_applied(stored.edit.id, MAIN)
+
+    def was_applied(edit):
+        return chronicler.ledger.evidence([edit.edit.id], MAIN)[edit.edit.id].was_applied
+
+    assert not was_applied(stored)
 
     chronicler.apply(stored)
     chronicler.revert(stored)
 
-    assert chronicler.ledger.was_applied(stored.edit.id, MAIN)
-    assert not chronicler.ledger.was_applied(never.edit.id, MAIN)
+    assert was_applied(stored)
+    assert not was_applied(never)
 
 
 def test_a_value_the_database_cannot_store_is_refused_in_words(chronicler, ledger_url):

@@ -150,7 +150,9 @@ def test_a_downgrade_does_not_drop_a_log(ledger_url, chronicler):
             command.downgrade(config, "0002")
     engine.dispose()
 
-    assert chronicler.ledger.audit(MODEL).clean
+    # SQLite has gone back as far as that by then, and lacks the guards of later schemas.
+    findings = chronicler.ledger.audit(MODEL).findings
+    assert all(finding.row.startswith("triggers[") for finding in findings)
 
 
 def test_a_downgrade_does_not_drop_suites(alembic, empty_url, empty_database):

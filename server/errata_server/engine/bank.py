@@ -36,7 +36,7 @@ class Nearest:
 
     fires: Bool[Tensor, "*rows"]
     keys: Int[Tensor, "*rows"]
-    """The key that matches best, whether its guard fires or not."""
+    """The nearest key of those whose guards open; where none does, the one that matches best."""
 
     matches: Float[Tensor, "*rows"]
     """Its match."""
@@ -46,8 +46,9 @@ class Nearest:
 class GuardedBranch:
     """Patches at one projection, each firing only where its own key is recognised.
 
-    Where the input is nearer to a decoy than to the best match's key, by the cosine in the metric
-    C^-1, it is another subject's, and no guard fires.
+    Of several guards that open, that of the nearest key fires, by the cosine in the metric C^-1: at
+    its own key no other edit is nearer. Where a decoy is nearer still, the input is another
+    subject's, and no guard fires.
     """
 
     module: str
@@ -65,18 +66,24 @@ class GuardedBranch:
     def nearest(self, inputs: Float[Tensor, "*rows d_in"]) -> Nearest:
         """Which guard fires on each of ``inputs``, if one does."""
         inputs = inputs.to(self.matchers.dtype)
-        best, keys = match(inputs, self.matchers).max(dim=-1)
-        fires = best > 1 - self.widths[keys]
-        if len(self.decoys) and bool(fires.any()):
-            nearness = best[fires] * self.scales[keys[fires]]
-            decoyed = match(inputs[fires], self.decoys).max(dim=-1).values
-            fires[fires.clone()] = nearness >= decoyed
+        matches = match(inputs, self.matchers)
+        best, keys = matches.max(dim=-1)
+        fires = (matches > 1 - self.widths).any(dim=-1)
+        if bool(fires.any()):
+            keys, best = keys.clone(), best.clone()
+            opened = matches[fires]
+            shut = opened <= 1 - self.widths
+            nearness, nearest = (opened * self.scales).masked_fill(shut, -torch.inf).max(dim=-1)
+            keys[fires], best[fires] = nearest, opened.gather(-1, nearest[:, None])[:, 0]
+            if len(self.decoys):
+                decoyed = match(inputs[fires], self.decoys).max(dim=-1).values
+                fires[fires.clone()] = nearness >= decoyed
         return Nearest(fires=fires, keys=keys, matches=best)
 
     def rewrite(
         self, inputs: Float[Tensor, "batch seq d_in"], outputs: Float[Tensor, "batch seq d_out"]
     ) -> Float[Tensor, "batch seq d_out"]:
-        """``outputs`` plus the residual of the edit that matches best, where within its guard."""
+        """``outputs`` plus the residual of the nearest edit whose guard opens."""
         nearest = self.nearest(inputs)
         if not bool(nearest.fires.any()):
             return outputs

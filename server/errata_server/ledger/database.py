@@ -261,7 +261,8 @@ def _postgresql_engine(url: LedgerUrl, *, read_only: bool) -> Engine:
         "idle_in_transaction_session_timeout": tuning.idle_timeout,
     }
     ours = " ".join(f"-c {name}={int(seconds * 1_000)}" for name, seconds in limits.items())
-    ours += f" -c default_transaction_read_only={str(read_only).lower()}"
+    if read_only:  # else it is as the database has it, which may be read-only itself
+        ours += " -c default_transaction_read_only=on"
     arguments = {
         "application_name": said.get("application_name", "errata-server"),
         "connect_timeout": said.get("connect_timeout", CONNECT_SECONDS),

@@ -34,7 +34,15 @@ _SQLITE_MORE: Final = (
     "revisions_insert_parent",
     "suites_insert_version",
     "log_entries_insert_position",
+    "revisions_insert_start",
+    "revisions_insert_genesis",
+    "leases_insert_guard",
+    "leases_delete_guard",
+    "leases_update_guard",
 )
+_SQLITE_ROWIDS: Final = (*INSERT_ONLY, "branches", "leases")
+"""Tables whose rowids are guarded too."""
+
 _POSTGRESQL_MORE: Final = (
     "branches_rows_guard",
     "branches_truncate_guard",
@@ -42,6 +50,9 @@ _POSTGRESQL_MORE: Final = (
     "revisions_insert_guard",
     "suites_insert_guard",
     "log_entries_insert_guard",
+    "revisions_start_guard",
+    "leases_rows_guard",
+    "leases_truncate_guard",
 )
 
 _SQLITE_QUERY: Final = "SELECT name FROM sqlite_master WHERE type = 'trigger'"
@@ -59,6 +70,8 @@ def expected(dialect: str) -> Iterator[str]:
         for kind in ("rows", "truncate") if postgresql else ("insert", "delete", "update"):
             yield f"{table}_{kind}_guard"
     yield from _POSTGRESQL_MORE if postgresql else _SQLITE_MORE
+    if not postgresql:
+        yield from (f"{table}_insert_rowid" for table in _SQLITE_ROWIDS)
 
 
 def armed(connection: Connection) -> set[str]:
