@@ -266,7 +266,7 @@ def _rewrite(found: Hand, *, rows: Backup, start: int, actor: str) -> None:
         if body == bytes(row["body"]):
             continue
         renamed[row[digest]] = _digest(body)
-        values = {"body": body, digest: renamed[row[digest]]}
+        values: Values = {"body": body, digest: renamed[row[digest]]}
         for column in ("parent", "report"):
             if column in row:
                 values[column] = renamed.get(row[column], row[column])
