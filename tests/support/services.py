@@ -201,8 +201,11 @@ def _services(engine: ScriptedEngine, ledger: Ledger, policy: Policy) -> Service
 
 
 def _branches(engine: ScriptedEngine, edits: EditReader) -> Branches:
-    over = {"ledger": edits.ledger, "model": MODEL, "serving": edits.serving, "edits": edits}
-    return Branches(**over, changes=Changes(engine=engine, now=_noon, **over))
+    ledger, serving = edits.ledger, edits.serving
+    changes = Changes(
+        engine=engine, ledger=ledger, model=MODEL, serving=serving, edits=edits, now=_noon
+    )
+    return Branches(ledger=ledger, model=MODEL, serving=serving, edits=edits, changes=changes)
 
 
 def _noon():
