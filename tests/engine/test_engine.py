@@ -23,6 +23,7 @@ from errata_server.domain.ids import Digest, EditId
 from errata_server.domain.measurements import VerificationPlan
 from errata_server.domain.patches import Composition, ServedWeights
 from errata_server.engine import engine as engine_module
+from errata_server.engine import keys
 from errata_server.engine.engine import TorchEngine, load
 from errata_server.engine.patch import encode
 from tests.support import patch_of, tiny_models
@@ -47,8 +48,11 @@ def said(engine, prompt, weights):
 @pytest.fixture(scope="module")
 def engine(trained, tmp_path_factory):
     engine = TorchEngine(trained, cache=tmp_path_factory.mktemp("moments"), texts=TEXTS)
-    engine.use_profile(tiny_models.tiny_profile(trained, layer=0))
-    return engine
+    engine.use_profile(tiny_models.tiny_profile(trained, layer=0, guard_width=0.7))
+    with pytest.MonkeyPatch.context() as patching:
+        # The tiny model's few ordinary keys are those of its own subjects.
+        patching.setattr(keys, "NARROWEST", 0.7)
+        yield engine
 
 
 @pytest.fixture(scope="module")

@@ -366,21 +366,27 @@ def test_the_health_probe_tells_a_server_from_none(server):
 # Runbook ----------------------------------------------------------------------------------
 
 
-def test_the_runbooks_audit_without_a_server_names_the_row_that_was_changed(
-    server, tmp_path, capsys
-):
-    (audit,) = pages.blocks(pages.text(DEPLOY / "runbook.md"), "python")
+def test_the_runbooks_audit_without_a_server_names_the_row_that_was_changed(server, tmp_path):
+    (check,) = re.findall(
+        r"errata-server (ledger check) --ledger", pages.text(DEPLOY / "runbook.md")
+    )[:1]
     copy = tmp_path / "errata.db"
     _back_up(Path(server.ledger.removeprefix("sqlite:///")), copy)
-    audit = audit.replace("sqlite:///errata.db", f"sqlite:///{copy}")
-    audit = audit.replace('"bundled"', '"scripted"')
+    command = [
+        sys.executable,
+        "-m",
+        "errata_server",
+        *check.split(),
+        "--ledger",
+        f"sqlite:///{copy}",
+    ]
 
-    exec(audit, {})
-    assert capsys.readouterr().out == ""
-
+    clean = subprocess.run(command, check=False, capture_output=True, text=True)
     _damage(copy)
-    exec(audit, {})
-    assert "artifacts[" in capsys.readouterr().out
+    damaged = subprocess.run(command, check=False, capture_output=True, text=True)
+
+    assert (clean.returncode, damaged.returncode) == (0, 1), clean.stderr
+    assert "artifacts[" in damaged.stdout
 
 
 def _back_up(source: Path, destination: Path) -> None:

@@ -48,7 +48,7 @@ SPOILT: Final[dict[str, tuple[dict[str, Callable[[torch.Tensor], torch.Tensor]],
     ),
     "narrow residual": ({"residual": lambda r: r[:-1]}, r"residual is .* \(47,\)"),
     "wide keys": (
-        {name: lambda k: torch.cat([k, k], dim=1) for name in ("keys", "matchers")},
+        {name: lambda k: torch.cat([k, k], dim=1) for name in ("keys", "matchers", "decoys")},
         "keys is .* 384",
     ),
 }
