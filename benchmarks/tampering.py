@@ -216,8 +216,18 @@ def swap_rows(found: Hand, chooser: random.Random) -> str:
     return f"swapped two rows of {table}"
 
 
+def swap_entries(found: Hand, chooser: random.Random) -> str:
+    """Let two log entries change places, as if their rows had been committed in that order."""
+    first, second = chooser.sample(found.rows("log_entries"), 2)
+    said = [{name: row[name] for name in ("kind", "key", "digest")} for row in (first, second)]
+    found.update("log_entries", first, {"key": "elsewhere"})
+    found.update("log_entries", second, said[0])
+    found.update("log_entries", first, said[1])
+    return f"swapped the log entries {first['position']} and {second['position']}"
+
+
 CLUMSY: Final = (change_a_row, drop_a_row, swap_rows)
-REHASHED: Final = (change_a_row_and_its_entry,)
+REHASHED: Final = (change_a_row_and_its_entry, swap_entries)
 
 # Consistent: only a kept checkpoint tells ---------------------------------------------------
 
