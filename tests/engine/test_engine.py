@@ -336,7 +336,7 @@ def test_collecting_moments_over_other_texts_leaves_later_edits_as_they_were(
     trained, tmp_path, patches
 ):
     engine = TorchEngine(trained, cache=tmp_path, texts=TEXTS)
-    engine.use_profile(tiny_models.tiny_profile(trained, layer=0))
+    engine.use_profile(tiny_models.tiny_profile(trained, layer=0, guard_width=0.7))
 
     engine.collect_moments(["a", "b", "c"], progress=silent)
 
