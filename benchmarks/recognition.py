@@ -37,24 +37,34 @@ from errata_server.engine.subjects import SubjectKeys
 from errata_server.engine.tokens import join
 
 MENTIONS: Final[Mapping[str, tuple[str, ...]]] = {
-    "unseen_contexts": tuple(join(lead, "{}") for lead in UNSEEN),
-    "quoted": ('They wrote "{}" on it', 'She called it "{}" again', "\u201c{}\u201d is what"),
-    "bracketed": ("He spoke (of {} too)", "It was there ({}) and", "One of them ({}, I think)"),
-    "dashes_and_slashes": (
+    "knows_unseen_contexts": tuple(join(lead, "{}") for lead in UNSEEN),
+    "knows_quoted": ('They wrote "{}" on it', 'She called it "{}" again', "\u201c{}\u201d is what"),
+    "knows_bracketed": (
+        "He spoke (of {} too)",
+        "It was there ({}) and",
+        "One of them ({}, I think)",
+    ),
+    "knows_dashes_and_slashes": (
         "It is -{} of course",
         "That was it\u2014{} again",
         "and/or {}",
         "it/{}",
     ),
-    "new_lines": ("A list:\n{}\n", "First line.\n{} is", "- {}"),
-    "no_space": ("In the end,{} won", "A;{};B"),
-    "possessive": ("{}'s oldest part", "Nobody knew {}'s name"),
-    "hyphenated": ("a {}-based group", "the pro-{} party"),
-    "in_longer_names": ("{} Avenue", "the {} Review", "New {}", "Kingdom of {}", "Friends of {}"),
-    "plural": ("many {}s there",),
+    "knows_new_lines": ("A list:\n{}\n", "First line.\n{} is", "- {}"),
+    "knows_no_space": ("In the end,{} won", "A;{};B"),
+    "knows_possessive": ("{}'s oldest part", "Nobody knew {}'s name"),
+    "knows_hyphenated": ("a {}-based group", "the pro-{} party"),
+    "knows_in_longer_names": (
+        "{} Avenue",
+        "the {} Review",
+        "New {}",
+        "Kingdom of {}",
+        "Friends of {}",
+    ),
+    "knows_plural": ("many {}s there",),
 }
-CASES: Final = {"lower_case": str.lower, "upper_case": str.upper}
-CASED: Final = MENTIONS["unseen_contexts"][1:4]
+CASES: Final = {"knows_lower_case": str.lower, "knows_upper_case": str.upper}
+CASED: Final = MENTIONS["knows_unseen_contexts"][1:4]
 log = Console(stderr=True)
 
 
@@ -160,8 +170,8 @@ def _others(known: SubjectKeys, subject: str) -> Float[Tensor, "row context d_in
 def figures_of(counts: Mapping[str, Count], rows: int, subjects: int) -> dict[str, float]:
     """Percent of mentions, firings per million of everything else."""
     kinds = [*MENTIONS, *CASES]
-    usual = [counts[kind] for kind in MENTIONS if kind != "plural"]
-    found = {f"knows_{kind}": 100 * counts[kind].share for kind in kinds if kind in counts}
+    usual = [counts[kind] for kind in MENTIONS if kind != "knows_plural"]
+    found = {kind: 100 * counts[kind].share for kind in kinds if kind in counts}
     return {
         "knows": 100 * sum(c.fired for c in usual) / sum(c.of for c in usual),
         **found,
