@@ -88,7 +88,7 @@ def test_trusted_keys_are_lines_with_remarks_and_retired_ones(tmp_path):
     assert TrustedKeys.read(None, required=False) == TrustedKeys()
 
 
-@pytest.mark.parametrize("line", ["ana", "ana+00000000+AAAA", KEY.text])
+@pytest.mark.parametrize("line", ["ana", "ana+00000000+AAAA", KEY.text], ids=range(3))
 def test_a_line_that_is_no_key_is_named(tmp_path, line):
     path = tmp_path / "trusted"
     path.write_text(f"{KEY.public}\n{line}\n")
