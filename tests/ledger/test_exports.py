@@ -300,7 +300,9 @@ def test_a_folder_that_is_not_there_is_named(database, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", [None, b"", b"hello", gzip.compress(b""), gzip.compress(b"{}\n")]
+    "content",
+    [None, b"", b"hello", gzip.compress(b""), gzip.compress(b"{}\n")],
+    ids=["missing", "empty", "not-gzip", "nothing-within", "no-manifest"],
 )
 def test_what_is_no_export_is_refused_before_a_database_is_touched(tmp_path, content):
     path = tmp_path / "ledger.gz"
