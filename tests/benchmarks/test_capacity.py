@@ -13,11 +13,12 @@ from benchmarks.capacity import (
     FIRST,
     Bearing,
     Capacity,
-    Growing,
+    Moving,
     Trial,
     document_of,
     methods_of,
     search,
+    sets_of,
 )
 from benchmarks.editing.judging import Judge
 from benchmarks.editing.methods import linear_edits, weight_changes
@@ -76,16 +77,45 @@ def bearing(bench) -> Bearing:
     )
 
 
+@given(st.integers(1, 300), st.integers(1, 300), st.integers(0, 100))
+def test_sets_hold_the_judged_edits_and_never_share_one(edits, made, judged):
+    made = min(made, edits)
+
+    sets = sets_of(edits, made, judged)
+
+    places = [place for those in sets for place in those]
+    assert all(len(those) == made for those in sets)
+    assert len(set(places)) == len(places)
+    assert max(places) < edits
+    assert len(places) >= judged or len(places) + made > edits
+    assert len(sets) == 1 or len(places) - made < (judged or edits)
+
+
 def test_a_change_that_is_kept_while_edits_come_and_go_is_the_fresh_one(bench):
     edits = linear_edits(bench, LINEAR, CASES)
-    growing = Growing(bench, LINEAR, edits)
+    moving = Moving(bench, LINEAR, edits)
 
-    for made in (1, 3, 2, 3):
-        (kept,) = growing.changes(made)
-        (fresh,) = weight_changes(bench, LINEAR, edits[:made])
+    for made in (range(1), range(3), range(1, 2), range(1, 3), range(2)):
+        (kept,) = moving.changes(made)
+        (fresh,) = weight_changes(bench, LINEAR, edits[made.start : made.stop])
         assert kept.module == fresh.module
         difference = kept.left @ kept.right - fresh.left @ fresh.right
         assert float(difference.abs().max()) < 1e-9
+
+
+def test_small_sets_are_judged_together_and_the_worst_perplexity_stands(bench):
+    asking = replace(bearing(bench), judged=3)
+    edits = linear_edits(bench, LINEAR, CASES)
+
+    trial = asking._try(Moving(bench, LINEAR, edits).changes, CASES, 1)
+
+    alone = [
+        replace(asking, judged=1)._try(Moving(bench, LINEAR, [edit]).changes, [of], 1)
+        for edit, of in zip(edits, CASES, strict=True)
+    ]
+    assert trial.measured.efficacy == sum(one.measured.efficacy for one in alone) / 3
+    assert trial.measured.perplexity_rise == max(one.measured.perplexity_rise for one in alone)
+    assert trial.disturbance == pytest.approx(max(one.disturbance for one in alone))
 
 
 def test_the_model_is_asked_at_each_number_and_the_checks_decide(bench):
