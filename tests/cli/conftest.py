@@ -51,6 +51,12 @@ class CommandLine:
         return ran.document["edit"]["id"]
 
 
+@pytest.fixture(autouse=True)
+def wide(monkeypatch):
+    """Tables are as wide here as in any process: a worker has no terminal to ask."""
+    monkeypatch.setenv("COLUMNS", "200")
+
+
 @pytest.fixture
 def server(tmp_path, migrated_sqlite):
     shutil.copy(migrated_sqlite, tmp_path / "ledger.db")
