@@ -50,19 +50,12 @@ class Stored:
     @property
     def applied(self) -> AppliedEdit:
         """The edit as a branch sees it."""
-        return AppliedEdit(
-            edit=self.edit.id, subject=self.edit.request.subject, patch=self.edit.patch
-        )
+        return AppliedEdit.of(self.edit)
 
     @property
     def reference(self) -> EditReference:
         """The edit as a revision vouches for it."""
-        return EditReference(
-            edit=self.edit.id,
-            edit_digest=self.edit.digest,
-            patch=self.edit.patch,
-            report=self.report.id,
-        )
+        return EditReference.of(self.edit, self.report)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

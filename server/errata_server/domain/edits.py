@@ -104,6 +104,11 @@ class AppliedEdit:
     subject: str
     patch: Digest
 
+    @classmethod
+    def of(cls, edit: Edit) -> Self:
+        """What a branch keeps of ``edit``."""
+        return cls(edit=edit.id, subject=edit.request.subject, patch=edit.patch)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AppliedSet:

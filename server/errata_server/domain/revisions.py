@@ -14,6 +14,8 @@ from enum import StrEnum
 from typing import Any, Final, Self
 
 from errata_server.domain import canonical
+from errata_server.domain.checks import Report
+from errata_server.domain.edits import Edit
 from errata_server.domain.ids import (
     BranchName,
     Digest,
@@ -52,6 +54,11 @@ class EditReference:
     patch: Digest
     report: ReportId
     """The report that was current when the revision was made."""
+
+    @classmethod
+    def of(cls, edit: Edit, report: Report) -> Self:
+        """``edit`` as it stands, with the report it is applied on."""
+        return cls(edit=edit.id, edit_digest=edit.digest, patch=edit.patch, report=report.id)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

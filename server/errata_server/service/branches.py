@@ -15,7 +15,7 @@ from errata_server.domain.ids import BranchName, ModelId
 from errata_server.domain.revisions import EditReference, RevisionKind
 from errata_server.ledger.ledger import Ledger
 from errata_server.service.calls import Call
-from errata_server.service.changes import Change, Changes, Planned, Top, reference
+from errata_server.service.changes import Change, Changes, Planned, Top
 from errata_server.service.edits import EditReader
 from errata_server.service.serving import Serving
 from errata_server.service.views import Pinned
@@ -176,4 +176,4 @@ class Branches:
 
     def _references(self, applied: Sequence[AppliedEdit]) -> tuple[EditReference, ...]:
         edits = [self.edits.stored(one.edit) for one in applied]
-        return tuple(reference(edit, self.ledger.latest_report(edit.id)) for edit in edits)
+        return tuple(EditReference.of(edit, self.ledger.latest_report(edit.id)) for edit in edits)

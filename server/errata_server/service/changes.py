@@ -304,14 +304,11 @@ class Changes:
     def _plan_apply(self, edit_ids: Sequence[EditId], override: str, top: Top) -> Planned:
         _require_distinct(edit_ids)
         edits = [self.edits.stored(edit_id) for edit_id in edit_ids]
-        applied = top.applied.apply(
-            AppliedEdit(edit=edit.id, subject=edit.request.subject, patch=edit.patch)
-            for edit in edits
-        )
+        applied = top.applied.apply(map(AppliedEdit.of, edits))
         reports = [self._admissible(edit, override) for edit in edits]
         failed = any(not report.passed for report in reports)
         return Planned(
-            edits=tuple(map(reference, edits, reports)),
+            edits=tuple(map(EditReference.of, edits, reports)),
             applied=applied,
             override=override if failed else "",
         )
@@ -346,7 +343,7 @@ class Changes:
         edits = [self.edits.stored(edit_id) for edit_id in edit_ids]
         applied = top.applied.revert(edit_ids)
         reports = [self.ledger.latest_report(edit.id) for edit in edits]
-        return Planned(edits=tuple(map(reference, edits, reports)), applied=applied)
+        return Planned(edits=tuple(map(EditReference.of, edits, reports)), applied=applied)
 
     def _since(self, to_revision: str, top: Top) -> list[EditId]:
         """The edits to revert so that what was applied at ``to_revision`` is left."""
@@ -390,11 +387,6 @@ def _require_distinct(edit_ids: Sequence[str]) -> None:
         raise InvalidInputError("name at least one edit", field="names")
     if len(set(edit_ids)) != len(edit_ids):
         raise InvalidInputError("an edit is named twice; name each once", field="names")
-
-
-def reference(edit: Edit, report: Report) -> EditReference:
-    """The edit as a revision vouches for it."""
-    return EditReference(edit=edit.id, edit_digest=edit.digest, patch=edit.patch, report=report.id)
 
 
 def _shifted(

@@ -258,7 +258,7 @@ class Proposals:
         head = self.serving.refresh()
         plans = [self._plan(edit, self._trial(edit, ()), progress) for edit in edits]
         live = {applied.edit for applied in head.applied.applied}
-        together = head.applied.apply(_applied(edit) for edit in edits if edit.id not in live)
+        together = head.applied.apply(AppliedEdit.of(edit) for edit in edits if edit.id not in live)
         weights = self.serving.prepare(together, head.revision.composition)
         self.engine.rehearse(plans, (head.weights, weights), progress=progress)
 
@@ -316,12 +316,12 @@ class Proposals:
         before = head.applied
         weights = head.weights
         live = {applied.edit for applied in before.applied}
-        others = [_applied(other) for other in beside if other.id not in {*live, edit.id}]
+        others = [AppliedEdit.of(other) for other in beside if other.id not in {*live, edit.id}]
         if others or edit.id in live:
             before = before.apply(others)
             before = before.revert([edit.id]) if edit.id in live else before
             weights = self.serving.prepare(before, head.revision.composition)
-        after = before.apply([_applied(edit)])
+        after = before.apply([AppliedEdit.of(edit)])
         return _Trial(head=head, before=before, before_weights=weights, after=after)
 
     def _plan(self, edit: Edit, trial: "_Trial", progress: ReportProgress) -> VerificationPlan:
@@ -372,10 +372,6 @@ class Proposals:
         )
         pairs = zip(said, prompts, strict=True)
         return tuple(begins_with(answer, prompt.expected) for answer, prompt in pairs)
-
-
-def _applied(edit: Edit) -> AppliedEdit:
-    return AppliedEdit(edit=edit.id, subject=edit.request.subject, patch=edit.patch)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
