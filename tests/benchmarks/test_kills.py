@@ -93,7 +93,8 @@ def test_a_few_kills_lose_nothing(kind):
     with stores([kind]) as (store,):
         ledger_kills.play(store, 4, 1, tally)
 
-    assert tally.server_kills + tally.database_kills == tally.in_flight == 4
+    assert tally.server_kills + tally.database_kills == 4
+    assert 0 < tally.in_flight <= 4  # a kill between two writes finds none under way
     assert (tally.acknowledged_lost, tally.half_applied, tally.unexplained) == (0, 0, 0)
     assert (tally.audits_failed, tally.not_ready) == (0, 0)
 
