@@ -15,7 +15,6 @@ from errata_server.domain.checks import Check, CheckKind, Report, Verdict
 from errata_server.domain.edits import AppliedEdit, AppliedSet, Edit
 from errata_server.domain.facts import EditRequest, Fact
 from errata_server.domain.ids import (
-    MAIN,
     BranchName,
     Digest,
     EditId,
@@ -25,7 +24,7 @@ from errata_server.domain.ids import (
 )
 from errata_server.domain.patches import Composition
 from errata_server.domain.profiles import ModelDescription, Profile
-from errata_server.domain.revisions import NO_PARENT, EditReference, Revision, RevisionKind
+from errata_server.domain.revisions import EditReference, Revision, RevisionKind
 from errata_server.ledger.ledger import Ledger
 
 SYNTHETIC: Final = ModelId("synthetic")
@@ -150,27 +149,11 @@ class Chronicle:
 
     def genesis(self) -> Revision:
         """The first revision."""
-        composition, nothing = Composition.GUARDED, AppliedSet()
-        digest = self.description.digest
-        return Revision(
+        return Revision.genesis(
             model=self.model,
-            model_digest=digest,
-            branch=MAIN,
-            sequence=0,
-            parent=NO_PARENT,
-            kind=RevisionKind.GENESIS,
-            edits=(),
-            superseded=(),
-            restored=(),
-            active_count=0,
-            composition=composition,
-            active_set_digest=nothing.digest(model=digest, composition=composition),
-            weights_digest=self.weights(nothing),
-            actor="reliability",
-            reason="",
-            ticket="",
-            override="",
-            request_id=RequestId("genesis"),
+            model_digest=self.description.digest,
+            composition=Composition.GUARDED,
+            weights_digest=self.weights(AppliedSet()),
             request_digest=canonical.digest(b"genesis"),
             created_at=now(),
         )

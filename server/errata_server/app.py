@@ -24,18 +24,17 @@ from prometheus_client import start_http_server
 from errata_server import files, telemetry
 from errata_server.config import BUNDLED, Settings, split_address
 from errata_server.domain import canonical
-from errata_server.domain.edits import AppliedSet
 from errata_server.domain.errors import (
     ErrataError,
     InvalidInputError,
     UnavailableError,
     UnsupportedModelError,
 )
-from errata_server.domain.ids import MAIN, BranchName, ModelId, RequestId
+from errata_server.domain.ids import MAIN, BranchName, ModelId
 from errata_server.domain.operations import ReportProgress
 from errata_server.domain.patches import Composition
 from errata_server.domain.profiles import Profile
-from errata_server.domain.revisions import NO_PARENT, Revision, RevisionKind
+from errata_server.domain.revisions import Revision
 from errata_server.ledger.database import Database
 from errata_server.ledger.leases import Leases
 from errata_server.ledger.ledger import Ledger
@@ -429,28 +428,12 @@ def register(ledger: Ledger, model: ModelId, engine: Engine, composition: Compos
         ModelMismatchError: the ledger's history belongs to another checkpoint.
     """
     description = engine.describe()
-    nothing = AppliedSet()
-    weights = engine.compose((), ledger.artifact, composition)
     request = {"method": "register", "model": model, "digest": description.digest}
-    genesis = Revision(
+    genesis = Revision.genesis(
         model=model,
         model_digest=description.digest,
-        branch=MAIN,
-        sequence=0,
-        parent=NO_PARENT,
-        kind=RevisionKind.GENESIS,
-        edits=(),
-        superseded=(),
-        restored=(),
-        active_count=0,
         composition=composition,
-        active_set_digest=nothing.digest(model=description.digest, composition=composition),
-        weights_digest=weights.digest,
-        actor="errata-server",
-        reason="the untouched base model",
-        ticket="",
-        override="",
-        request_id=RequestId("genesis"),
+        weights_digest=engine.compose((), ledger.artifact, composition).digest,
         request_digest=canonical.digest(canonical.encode(request)),
         created_at=_now(),
     )

@@ -4,7 +4,7 @@ from errata_server.domain.ids import Digest, EditId, ReportId, RevisionId
 from errata_server.domain.revisions import EditReference, Revision, RevisionKind
 from tests.support.services import genesis, scripted_engine
 
-GENESIS = genesis(scripted_engine())
+GENESIS = replace(genesis(scripted_engine()), reason="base model")
 APPLIED = replace(
     GENESIS,
     kind=RevisionKind.APPLY,

@@ -4,7 +4,6 @@ Each tampering runs in a transaction that is rolled back, so one ledger serves t
 """
 
 import itertools
-import shutil
 
 import pytest
 from sqlalchemy import LargeBinary, Text, delete, select, text, update
@@ -14,12 +13,11 @@ from errata_server.domain import canonical
 from errata_server.domain.errors import LedgerCorruptError, ModelNotFoundError
 from errata_server.domain.ids import ModelId
 from errata_server.ledger.audit import audit
-from errata_server.ledger.database import Database
 from errata_server.ledger.ledger import Ledger
 from errata_server.ledger.tables import metadata
 from tests.support import MODEL
-from tests.support.histories import Chronicler, profile
-from tests.support.tampering import disarm, raw_connection, tampering
+from tests.support.histories import profile
+from tests.support.tampering import disarmed_ledger, tampering
 
 AUDITED = [table for table in metadata.sorted_tables if table.name != "operations"]
 COLUMNS = [(table.name, column.name) for table in AUDITED for column in table.columns]
@@ -28,21 +26,9 @@ COLUMNS = [(table.name, column.name) for table in AUDITED for column in table.co
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
 def disarmed(request, tmp_path_factory):
     """A ledger with a history, whose triggers somebody has dropped."""
-    if request.param == "sqlite":
-        path = tmp_path_factory.mktemp("audit") / "ledger.db"
-        shutil.copy(request.getfixturevalue("migrated_sqlite"), path)
-        url = f"sqlite:///{path}"
-    else:
-        template = request.getfixturevalue("migrated_postgresql")
-        server = request.getfixturevalue("postgresql_server")
-        url = server.create("audited", template=template)
-    database = Database(url)
-    write_history(Chronicler(Ledger(database)))
-    raw = raw_connection(url)
-    disarm(raw)
-    raw.close()
-    yield database
-    database.close()
+    folder = tmp_path_factory.mktemp("audited")
+    with disarmed_ledger(request, folder, write_history) as database:
+        yield database
 
 
 def write_history(chronicler):

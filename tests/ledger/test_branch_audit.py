@@ -4,8 +4,6 @@ Each tampering runs in a transaction that is rolled back, so one ledger serves t
 that recompute a revision's id as well are found by replaying what it claims.
 """
 
-import shutil
-
 import pytest
 from sqlalchemy import select, text, update
 
@@ -13,12 +11,9 @@ from errata_server.domain import canonical
 from errata_server.domain.edits import Approval
 from errata_server.domain.ids import RequestId
 from errata_server.ledger.audit import audit
-from errata_server.ledger.database import Database
-from errata_server.ledger.ledger import Ledger
 from errata_server.ledger.tables import metadata
 from tests.support import MODEL, NOON
-from tests.support.histories import Chronicler
-from tests.support.tampering import disarm, raw_connection
+from tests.support.tampering import disarmed_ledger
 
 REVISIONS = metadata.tables["revisions"]
 OTHER = canonical.digest(b"another")
@@ -46,21 +41,9 @@ def write_history(chronicler):
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
 def disarmed(request, tmp_path_factory):
     """A ledger with branches, whose triggers somebody has dropped."""
-    if request.param == "sqlite":
-        path = tmp_path_factory.mktemp("audit") / "ledger.db"
-        shutil.copy(request.getfixturevalue("migrated_sqlite"), path)
-        url = f"sqlite:///{path}"
-    else:
-        template = request.getfixturevalue("migrated_postgresql")
-        server = request.getfixturevalue("postgresql_server")
-        url = server.create("audited_branches", template=template)
-    database = Database(url)
-    write_history(Chronicler(Ledger(database)))
-    raw = raw_connection(url)
-    disarm(raw)
-    raw.close()
-    yield database
-    database.close()
+    folder = tmp_path_factory.mktemp("audited_branches")
+    with disarmed_ledger(request, folder, write_history) as database:
+        yield database
 
 
 @pytest.fixture

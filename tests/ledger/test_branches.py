@@ -23,26 +23,13 @@ from errata_server.domain.errors import (
 from errata_server.domain.ids import MAIN, BranchName, RequestId, RevisionId
 from errata_server.domain.revisions import RevisionKind
 from tests.support import MODEL, NOON
-from tests.support.histories import genesis
+from tests.support.histories import applied, clean, genesis, ids
 from tests.support.tampering import raw_connection
 
 APPLY = RevisionKind.APPLY
 CANARY = BranchName("canary")
 OTHER = canonical.digest(b"another")
 WRITERS = 8
-
-
-def applied(chronicler, reference):
-    revision = chronicler.ledger.find_revision(MODEL, reference)
-    return [one.edit for one in chronicler.ledger.applied(MODEL, revision.id).applied]
-
-
-def ids(*stored):
-    return [one.edit.id for one in stored]
-
-
-def clean(chronicler):
-    return chronicler.ledger.audit(MODEL).findings == ()
 
 
 # Beginning --------------------------------------------------------------------------------

@@ -18,23 +18,11 @@ from errata_server.domain.ids import MAIN, BranchName, RevisionId
 from errata_server.domain.revisions import RevisionKind
 from errata_server.ledger import tables
 from tests.support import MODEL
+from tests.support.histories import applied, clean, ids
 from tests.support.tampering import tampering
 
 CANARY = BranchName("canary")
 OTHER = canonical.digest(b"another")
-
-
-def applied(chronicler, reference):
-    revision = chronicler.ledger.find_revision(MODEL, reference)
-    return [one.edit for one in chronicler.ledger.applied(MODEL, revision.id).applied]
-
-
-def ids(*stored):
-    return [one.edit.id for one in stored]
-
-
-def clean(chronicler):
-    return chronicler.ledger.audit(MODEL).findings == ()
 
 
 def test_a_promotion_has_the_state_of_its_source_and_lists_what_changed(chronicler):

@@ -22,7 +22,6 @@ from errata_server.domain.operations import Operation, OperationKind, OperationS
 from errata_server.domain.patches import Composition
 from errata_server.domain.profiles import ModelDescription, Profile
 from errata_server.domain.revisions import (
-    NO_PARENT,
     NO_SOURCE,
     EditReference,
     Revision,
@@ -81,25 +80,11 @@ def profile(seed: int = 0, *, digest: Digest = CHECKPOINT) -> Profile:
 
 def genesis(model: ModelId = MODEL, digest: Digest = CHECKPOINT) -> Revision:
     """The first revision of a model."""
-    return Revision(
+    return Revision.genesis(
         model=model,
         model_digest=digest,
-        branch=MAIN,
-        sequence=0,
-        parent=NO_PARENT,
-        kind=RevisionKind.GENESIS,
-        edits=(),
-        superseded=(),
-        restored=(),
-        active_count=0,
         composition=Composition.GUARDED,
-        active_set_digest=AppliedSet().digest(model=digest, composition=Composition.GUARDED),
         weights_digest=canonical.digest(b"nothing composed"),
-        actor="errata-server",
-        reason="",
-        ticket="",
-        override="",
-        request_id=RequestId("genesis"),
         request_digest=canonical.digest(b"genesis"),
         created_at=NOON,
     )
@@ -325,3 +310,19 @@ class Chronicler:
     def head(self) -> RevisionId:
         """Main's head."""
         return self.ledger.head(MODEL, MAIN).id
+
+
+def applied(chronicler: Chronicler, reference: str) -> list[EditId]:
+    """What a branch or revision has applied, oldest first."""
+    revision = chronicler.ledger.find_revision(MODEL, reference)
+    return [one.edit for one in chronicler.ledger.applied(MODEL, revision.id).applied]
+
+
+def ids(*stored: Stored) -> list[EditId]:
+    """The ids of stored edits, in the order given."""
+    return [one.edit.id for one in stored]
+
+
+def clean(chronicler: Chronicler) -> bool:
+    """Whether an audit finds nothing."""
+    return chronicler.ledger.audit(MODEL).findings == ()

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from errata_server.domain import canonical
-from errata_server.domain.edits import AppliedSet, Edit
+from errata_server.domain.edits import Edit
 from errata_server.domain.facts import EditRequest
 from errata_server.domain.ids import MAIN, Digest, EditId, RequestId
 from errata_server.domain.operations import Operation, OperationState
 from errata_server.domain.patches import Composition
 from errata_server.domain.policies import Policy
-from errata_server.domain.revisions import NO_PARENT, Revision, RevisionKind
+from errata_server.domain.revisions import Revision
 from errata_server.ledger.database import Database
 from errata_server.ledger.leases import Leases
 from errata_server.ledger.ledger import Ledger
@@ -49,27 +49,12 @@ def scripted_engine() -> ScriptedEngine:
 
 def genesis(engine: ScriptedEngine) -> Revision:
     """The first revision of the scripted model."""
-    digest = engine.describe().digest
     composition = Composition.GUARDED
-    return Revision(
+    return Revision.genesis(
         model=MODEL,
-        model_digest=digest,
-        branch=MAIN,
-        sequence=0,
-        parent=NO_PARENT,
-        kind=RevisionKind.GENESIS,
-        edits=(),
-        superseded=(),
-        restored=(),
-        active_count=0,
+        model_digest=engine.describe().digest,
         composition=composition,
-        active_set_digest=AppliedSet().digest(model=digest, composition=composition),
         weights_digest=engine.compose([], _nothing, composition).digest,
-        actor="errata-server",
-        reason="base model",
-        ticket="",
-        override="",
-        request_id=RequestId("genesis"),
         request_digest=canonical.digest(b"genesis"),
         created_at=NOON,
     )

@@ -15,8 +15,9 @@ from typing import Any, Final, Self
 
 from errata_server.domain import canonical
 from errata_server.domain.checks import Report
-from errata_server.domain.edits import Edit
+from errata_server.domain.edits import AppliedSet, Edit
 from errata_server.domain.ids import (
+    MAIN,
     BranchName,
     Digest,
     EditId,
@@ -102,6 +103,50 @@ class Revision:
 
     protected: bool = False
     """Whether the branch asks, from this revision on, for approvals of what is applied."""
+
+    @classmethod
+    def genesis(
+        cls,
+        *,
+        model: ModelId,
+        model_digest: Digest,
+        composition: Composition,
+        weights_digest: Digest,
+        request_digest: Digest,
+        created_at: datetime,
+    ) -> Self:
+        """The first revision of a model: nothing applied, on main.
+
+        Args:
+            model: The model's name.
+            model_digest: Of its checkpoint.
+            composition: How its edits are to be composed.
+            weights_digest: Of what is served where no edit is applied.
+            request_digest: Of the request that made the model known.
+            created_at: When that was.
+        """
+        return cls(
+            model=model,
+            model_digest=model_digest,
+            branch=MAIN,
+            sequence=0,
+            parent=NO_PARENT,
+            kind=RevisionKind.GENESIS,
+            edits=(),
+            superseded=(),
+            restored=(),
+            active_count=0,
+            composition=composition,
+            active_set_digest=AppliedSet().digest(model=model_digest, composition=composition),
+            weights_digest=weights_digest,
+            actor="errata-server",
+            reason="the untouched base model",
+            ticket="",
+            override="",
+            request_id=RequestId("genesis"),
+            request_digest=request_digest,
+            created_at=created_at,
+        )
 
     @property
     def body(self) -> bytes:
