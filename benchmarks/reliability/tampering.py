@@ -16,14 +16,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from benchmarks.auditor import Auditor
 from benchmarks.document import Document
-from benchmarks.hand import REFUSED, Backup, back_up, hand, restore
+from benchmarks.reliability.auditor import Auditor
 from benchmarks.reliability.chronicle import Chronicle
 from benchmarks.reliability.databases import opened, stores
+from benchmarks.reliability.families import FAMILIES, Tampering, old_backups
+from benchmarks.reliability.hand import REFUSED, Backup, back_up, hand, restore
 from benchmarks.reliability.options import Options, log
 from benchmarks.reliability.writes import Author, author
-from benchmarks.tampering import FAMILIES, Tampering, old_backups
 from errata_server.domain.revisions import RevisionKind
 from errata_server.ledger.ledger import Ledger
 

@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.hand import back_up, restore
 from benchmarks.reliability import tampering as suite
 from benchmarks.reliability.databases import Kind, stores
+from benchmarks.reliability.families import FAMILIES, WORKING, Tampering, changed_cells
+from benchmarks.reliability.hand import back_up, restore
 from benchmarks.reliability.tampering import TamperingTally, play, try_one
-from benchmarks.tampering import FAMILIES, WORKING, Tampering, changed_cells
 from errata_server.domain.ids import ModelId
 from errata_server.ledger import tables
 

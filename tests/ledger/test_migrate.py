@@ -11,7 +11,7 @@ from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import inspect, text
 
-from benchmarks.hand import Hand, back_up
+from benchmarks.reliability.hand import Hand, back_up
 from errata_server.domain.errors import InvalidInputError, SchemaMismatchError
 from errata_server.domain.ids import BranchName
 from errata_server.ledger import schema

@@ -5,9 +5,9 @@ import shutil
 
 import pytest
 
-from benchmarks.auditor import Auditor
-from benchmarks.hand import REFUSED, back_up, hand, restore
-from benchmarks.tampering import CLUMSY, CONSISTENT, EITHER, forged_with_entries
+from benchmarks.reliability.auditor import Auditor
+from benchmarks.reliability.families import CLUMSY, CONSISTENT, EITHER, forged_with_entries
+from benchmarks.reliability.hand import REFUSED, back_up, hand, restore
 from errata_server.ledger.database import Database
 from errata_server.ledger.ledger import Ledger
 from tests.support import MODEL

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.hand import disarm, raw_connection, tampering
+from benchmarks.reliability.hand import disarm, raw_connection, tampering
 from errata_server.ledger.database import Database
 from errata_server.ledger.ledger import Ledger
 from tests.support.histories import Chronicler

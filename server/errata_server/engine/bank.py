@@ -46,7 +46,7 @@ class Nearest:
 class GuardedBranch:
     """Patches at one projection, each firing only where its own key is recognised.
 
-    Of several guards that open, that of the nearest key fires, by the cosine in the metric C^-1: at
+    Of several guards that open, that of the nearest key fires, by the cosine under C^-1: at
     its own key no other edit is nearer. Where a decoy is nearer still, the input is another
     subject's, and no guard fires.
     """

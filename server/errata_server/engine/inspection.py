@@ -101,7 +101,7 @@ def whitened_cosines(
     leverages: Float[Tensor, " row"],
     others: tuple[Float[Tensor, "key d_in"], Float[Tensor, "key d_in"], Float[Tensor, " key"]],
 ) -> Float[Tensor, "row key"]:
-    """Cosines in the metric C^-1 of keys with other keys, given with matchers and leverages."""
+    """Cosines under C^-1 of keys with other keys, given with matchers and leverages."""
     other_keys, matchers, other_leverages = others
     scales = other_leverages.sqrt() / other_keys.norm(dim=1)
     cosines: Tensor = (keys @ matchers.T) * scales[None, :] / leverages.sqrt()[:, None]

@@ -1,4 +1,4 @@
-"""What somebody who owns the database can do to a ledger.
+"""Families of tampering: what somebody who owns the database can do to a ledger.
 
 Invariant: every family makes tamperings of what a ledger held when it was backed up. Those of
 `CLUMSY` leave something that does not fit together, which the audit finds; those of `CONSISTENT`
@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from sqlalchemy import Column
 
-from benchmarks.hand import Backup, Hand, Values, hand, restore
+from benchmarks.reliability.hand import Backup, Hand, Values, hand, restore
 from errata_server.domain.log import LogKind
 from errata_server.ledger.log import LOGGED
 from errata_server.ledger.tables import metadata
