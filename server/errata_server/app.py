@@ -52,6 +52,7 @@ from errata_server.service.ports import Engine
 from errata_server.service.serving import Serving
 from errata_server.service.standing import Standing
 from errata_server.service.views import Pinned
+from errata_server.signing import SigningKey, TrustedKeys
 from errata_server.version import VERSION
 
 LOOPBACK: Final = "127.0.0.1"
@@ -289,9 +290,13 @@ def assemble(settings: Settings, engine: Engine, database: Database) -> App:
     )
     serving = Serving(engine, ledger, model, standing=standing)
     operations = Operations(ledger, model, now=_now, lease=lease)
-    services = services_over(
-        settings, serving, operations, Sources(planner=planner, corpus=texts.corpus), now=_now
+    sources = Sources(
+        planner=planner,
+        corpus=texts.corpus,
+        keys=TrustedKeys.read(settings.trusted_keys, required=settings.require_signatures),
+        signing=None if settings.signing_key is None else SigningKey.read(settings.signing_key),
     )
+    services = services_over(settings, serving, operations, sources, now=_now)
     join = partial(_join, database, ledger, model, engine) if settings.follow else _nothing
     return App(settings, engine, database, services, join)
 

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Final
 
+from errata_server.config import Settings
 from errata_server.domain import canonical
 from errata_server.domain.edits import Edit
 from errata_server.domain.facts import EditRequest
@@ -16,22 +17,13 @@ from errata_server.domain.revisions import Revision
 from errata_server.ledger.database import Database
 from errata_server.ledger.leases import Leases
 from errata_server.ledger.ledger import Ledger
-from errata_server.service.batches import Batches
-from errata_server.service.branches import Branches
+from errata_server.rpc import services as rpc
+from errata_server.rpc.assembly import Sources, services_over
 from errata_server.service.calls import Call
-from errata_server.service.changes import Changes
-from errata_server.service.edits import EditReader
-from errata_server.service.history import History
-from errata_server.service.inference import Inference
 from errata_server.service.leases import LeaseKeeper
-from errata_server.service.ledger_log import LedgerLog
-from errata_server.service.models import Models
 from errata_server.service.operations import Operations
 from errata_server.service.plans import Planner
-from errata_server.service.proposals import Proposals
 from errata_server.service.serving import Serving
-from errata_server.service.traces import Traces
-from errata_server.service.upkeep import Upkeep
 from errata_server.signing import SigningKey, TrustedKeys
 from tests.support import MODEL, NOON, edit_request, known_facts
 from tests.support.scripted_engine import ScriptedEngine, answers_of
@@ -66,23 +58,11 @@ def call(request_id: str = "", *, actor: str = "ana", reason: str = "a test") ->
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Services:
+class Services(rpc.Services):
     """One server's use cases, and shorthands for what tests do all the time."""
 
     engine: ScriptedEngine
     ledger: Ledger
-    serving: Serving
-    operations: Operations
-    proposals: Proposals
-    batches: Batches
-    changes: Changes
-    branches: Branches
-    history: History
-    inference: Inference
-    log: LedgerLog
-    models: Models
-    traces: Traces
-    upkeep: Upkeep
 
     def propose(self, request: EditRequest | None = None, request_id: str = "") -> Operation:
         """Propose an edit and wait until that has ended."""
@@ -127,10 +107,17 @@ def open_services(
     ledger.register_model(MODEL, engine.describe(), genesis=genesis(engine))
     if engine.profile is not None:
         ledger.put_profile(MODEL, engine.profile)
-    log = LedgerLog(ledger=ledger, model=MODEL, base=engine.describe().digest, key=signing)
     lease = LeaseKeeper(Leases(database), MODEL, now=_noon, sole=True)
-    evidence = (log, keys or TrustedKeys())
-    services = _services(engine, ledger, policy or Policy(), lease, evidence)
+    planner = Planner(known_facts=known_facts(), drift_texts=DRIFT_TEXTS, policy=policy or Policy())
+    wired = services_over(
+        Settings(ledger=url, model_id=MODEL, trace_memory_mib=TRACE_MEMORY_MIB),
+        Serving(engine, ledger, MODEL),
+        Operations(ledger, MODEL, now=_noon, lease=lease),
+        Sources(planner=planner, corpus=DRIFT_TEXTS, keys=keys or TrustedKeys(), signing=signing),
+        now=_noon,
+    )
+    own = {one.name: getattr(wired, one.name) for one in fields(wired)}
+    services = Services(**own, engine=engine, ledger=ledger)
     lease.start()
     services.serving.start()
     try:
@@ -140,99 +127,6 @@ def open_services(
         services.operations.close(grace=0)
         lease.release()
         database.close()
-
-
-def _services(
-    engine: ScriptedEngine,
-    ledger: Ledger,
-    policy: Policy,
-    lease: LeaseKeeper,
-    evidence: tuple[LedgerLog, TrustedKeys],
-) -> Services:
-    log, keys = evidence
-    known, serving = known_facts(), Serving(engine, ledger, MODEL)
-    operations = Operations(ledger, MODEL, now=_noon, lease=lease)
-    edits = EditReader(ledger=ledger, model=MODEL, serving=serving)
-    planner = Planner(known_facts=known, drift_texts=DRIFT_TEXTS, policy=policy)
-    upkeep = Upkeep(
-        engine=engine,
-        ledger=ledger,
-        model=MODEL,
-        serving=serving,
-        operations=operations,
-        planner=planner,
-        now=_noon,
-    )
-    proposals = _proposals(upkeep, edits, keys)
-    branches = _branches(engine, edits)
-    return Services(
-        engine=engine,
-        log=log,
-        ledger=ledger,
-        serving=serving,
-        operations=operations,
-        proposals=proposals,
-        batches=Batches(proposals=proposals),
-        changes=branches.changes,
-        branches=branches,
-        history=_history(upkeep, edits, log, keys),
-        inference=Inference(engine=engine, serving=serving),
-        models=Models(
-            engine=engine,
-            ledger=ledger,
-            model=MODEL,
-            serving=serving,
-            operations=operations,
-            known_facts=known,
-            texts=DRIFT_TEXTS,
-            now=_noon,
-            started_at=NOON,
-        ),
-        traces=Traces(
-            engine=engine,
-            ledger=ledger,
-            serving=serving,
-            operations=operations,
-            known_facts=known,
-            memory_mib=TRACE_MEMORY_MIB,
-        ),
-        upkeep=upkeep,
-    )
-
-
-def _branches(engine: ScriptedEngine, edits: EditReader) -> Branches:
-    ledger, serving = edits.ledger, edits.serving
-    changes = Changes(
-        engine=engine, ledger=ledger, model=MODEL, serving=serving, edits=edits, now=_noon
-    )
-    return Branches(ledger=ledger, model=MODEL, serving=serving, edits=edits, changes=changes)
-
-
-def _history(upkeep: Upkeep, edits: EditReader, log: LedgerLog, keys: TrustedKeys) -> History:
-    return History(
-        engine=upkeep.engine,
-        ledger=upkeep.ledger,
-        model=MODEL,
-        serving=upkeep.serving,
-        edits=edits,
-        log=log,
-        keys=keys,
-    )
-
-
-def _proposals(upkeep: Upkeep, edits: EditReader, keys: TrustedKeys) -> Proposals:
-    return Proposals(
-        engine=upkeep.engine,
-        ledger=upkeep.ledger,
-        model=MODEL,
-        serving=upkeep.serving,
-        operations=upkeep.operations,
-        edits=edits,
-        planner=upkeep.planner,
-        suites=upkeep.suites,
-        now=upkeep.now,
-        keys=keys,
-    )
 
 
 def _noon():

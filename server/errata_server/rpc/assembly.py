@@ -5,7 +5,7 @@ request through one `Operations`.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from errata_server.config import Settings
@@ -30,11 +30,17 @@ from errata_server.signing import SigningKey, TrustedKeys
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sources:
-    """What edits are planned and moments are taken from."""
+    """What edits are planned and moments are taken from, and the keys of who vouches for what."""
 
     planner: Planner
     corpus: tuple[str, ...]
     """Ordinary texts, where a caller gives none."""
+
+    keys: TrustedKeys = field(default_factory=TrustedKeys)
+    """Of proposers."""
+
+    signing: SigningKey | None = None
+    """This server's, which signs ledger checkpoints."""
 
 
 def services_over(
@@ -46,7 +52,7 @@ def services_over(
     now: Callable[[], datetime],
 ) -> Services:
     """The use cases over what ``serving`` serves, and the threads they run on."""
-    planner = sources.planner
+    planner, keys = sources.planner, sources.keys
     model, engine, ledger = settings.model_id, serving.engine, serving.ledger
     edits = EditReader(ledger=ledger, model=model, serving=serving)
     upkeep = Upkeep(
@@ -58,9 +64,8 @@ def services_over(
         planner=planner,
         now=now,
     )
-    keys = TrustedKeys.read(settings.trusted_keys, required=settings.require_signatures)
-    signing = None if settings.signing_key is None else SigningKey.read(settings.signing_key)
-    log = LedgerLog(ledger=ledger, model=model, base=engine.describe().digest, key=signing)
+    base = engine.describe().digest
+    log = LedgerLog(ledger=ledger, model=model, base=base, key=sources.signing)
     proposals = _proposals(upkeep, edits, keys)
     branches = _branches(upkeep, edits)
     return Services(
