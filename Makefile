@@ -94,6 +94,10 @@ bench-recognition: setup ## Measure how guards know their subjects, and what els
 bench-serving: setup ## Measure tokens a second with edits, and how long a change takes
 	$(BIN)/python -m benchmarks.serving $(ARGS)
 
+.PHONY: bench-proposals
+bench-proposals: setup ## Measure what a proposal costs alone and in a batch of 64
+	$(BIN)/python -m benchmarks.proposals $(ARGS)
+
 .PHONY: bench-attribution
 bench-attribution: setup ## Compare attribution's order of sites with the exact causal trace's
 	$(BIN)/python -m benchmarks.attribution $(ARGS)

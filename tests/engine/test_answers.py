@@ -15,6 +15,7 @@ from errata_server.engine import answers
 from errata_server.engine.answers import (
     GumbelSampling,
     continue_greedily,
+    in_batches,
     next_token_log_probabilities,
     perplexity,
     score,
@@ -62,6 +63,23 @@ def test_more_prompts_than_rows_keep_their_order(gpt2, monkeypatch):
     monkeypatch.setattr(answers, "ROWS", 3)
 
     assert continue_greedily(gpt2, PROMPTS * 2, BASE, new_tokens=3) == whole
+
+
+@pytest.mark.parametrize(
+    ("lengths", "batches"),
+    [
+        ([], []),
+        ([3, 3, 3, 3], [[3, 3, 3], [3]]),
+        ([1] * 9, [[1] * 4, [1] * 4, [1]]),
+        ([2, 2, 6, 2], [[2, 2], [6], [2]]),
+        ([99, 1, 99], [[99], [1], [99]]),
+    ],
+)
+def test_a_batch_is_bounded_in_rows_and_in_padded_tokens(lengths, batches, monkeypatch):
+    monkeypatch.setattr(answers, "ROWS", 4)
+    monkeypatch.setattr(answers, "TOKENS", 9)
+
+    assert [list(batch) for batch in in_batches(lengths, int)] == batches
 
 
 def test_no_prompts_have_no_answers(gpt2):

@@ -4,14 +4,19 @@ import pytest
 import torch
 
 from errata_server.domain.errors import PromptTooLongError, SubjectNotFoundError
+from errata_server.engine import keys as keys_module
 from errata_server.engine.keys import (
     CLEARANCE,
     MENTIONS,
     NARROWEST,
     context_keys,
     keys_at_subject,
+    keys_of_subjects,
     own_width,
+    subject_keys,
 )
+from errata_server.engine.moments import collect
+from errata_server.engine.solve import factor_second_moment
 from errata_server.engine.tokens import join
 from tests.support import tiny_models
 
@@ -49,6 +54,21 @@ def test_a_longer_text_is_not_mentioned_and_stands_for_itself_without_prefixes(g
     others, bare = context_keys(gpt2, module, "Big Ben", ("",), bare="Big Ben is in")
 
     assert torch.equal(others, bare[None])
+
+
+def test_keys_of_several_subjects_are_those_of_each_alone(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(keys_module, "TOGETHER", 2)
+    profile = tiny_models.tiny_profile(trained, layer=0)
+    moment = collect(trained, tiny_models.PROSE, [0], cache=tmp_path, progress=lambda _: None)[0]
+    factor = factor_second_moment(moment.mean(), profile.ridge)
+    subjects = ["Big Ben", "Café Gijón", "Louvre"]
+
+    found = list(keys_of_subjects(trained, subjects, profile, factor))
+
+    for subject, keys in zip(subjects, found, strict=True):
+        alone, _ = subject_keys(trained, subject, profile, factor)
+        assert torch.allclose(keys, alone, atol=1e-4)
+    assert list(keys_of_subjects(trained, [], profile, factor)) == []
 
 
 def test_a_text_that_does_not_name_the_subject_is_refused(gpt2):

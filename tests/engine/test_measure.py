@@ -116,6 +116,23 @@ def test_perplexities_are_of_base_before_and_after(trained, broken):
     assert found.perplexity_before == pytest.approx(perplexity(trained, PLAN.drift_texts, broken))
 
 
+def test_the_divergence_is_the_mean_over_all_neighbours(trained, broken):
+    neighbours = (check("Louvre", "Paris"), check("Prado", "Madrid"), check("Big Ben", "London"))
+    plan = replace(EMPTY, neighbours=neighbours)
+
+    found = measure(Recall(trained), plan, before=BASE, after=broken, progress=silent)
+
+    total = 0.0
+    for neighbour in neighbours:
+        batch = trained.tokens.pad([trained.tokens.encode(neighbour.prompt)])
+        first, second = (
+            trained.logits(batch, bank)[0, -1].log_softmax(-1) for bank in (BASE, broken)
+        )
+        total += float((first.exp() * (first - second)).sum())
+    assert found.neighbour_divergence > 0.1
+    assert found.neighbour_divergence == pytest.approx(total / 3, rel=1e-3)
+
+
 def test_the_same_bank_twice_differs_in_nothing(trained, broken):
     found = measure(Recall(trained), PLAN, before=broken, after=broken, progress=silent)
 

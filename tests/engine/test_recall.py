@@ -91,6 +91,57 @@ def test_only_what_a_guard_has_a_say_in_is_computed_again(trained, counted):
     assert again == [PROMPTS[0], texts[-1]]
 
 
+def test_the_start_of_what_was_said_is_not_computed_again(trained, counted):
+    remembering = Recall(trained)
+    patch = tiny_models.simple_patch(trained, "Louvre", norm=200.0)
+    for bank in (BASE, compose([patch], Composition.GUARDED, trained.device)):
+        remembering.continue_prompts(PROMPTS, bank, new_tokens=6)
+        counted.clear()
+        for length in (6, 3, 1):
+            said = remembering.continue_prompts(PROMPTS, bank, new_tokens=length)
+            assert said == continue_greedily(trained, PROMPTS, bank, new_tokens=length)
+        assert counted == []
+
+
+def test_more_than_was_said_is_computed_unless_the_text_had_ended(trained, counted):
+    remembering = Recall(trained)
+    for length in (1, 20):  # the trained model ends its answer after a few tokens
+        remembering.continue_prompts(PROMPTS[:1], BASE, new_tokens=length)
+    assert len(counted) == 2
+
+    said = remembering.continue_prompts(PROMPTS[:1], BASE, new_tokens=30)
+
+    assert said == continue_greedily(trained, PROMPTS[:1], BASE, new_tokens=30)
+    assert len(counted) == 2
+
+
+def test_a_guard_that_fires_on_what_was_said_has_its_say_from_there_on(trained, counted):
+    (city,) = continue_greedily(trained, PROMPTS[:1], BASE, new_tokens=3)
+    patch = tiny_models.simple_patch(trained, city.strip(" ."), norm=200.0)
+    bank = compose([patch], Composition.GUARDED, trained.device)
+    remembering = Recall(trained)
+    remembering.continue_prompts(PROMPTS[:1], BASE, new_tokens=20)
+
+    for length in (1, 3, 20):
+        said = remembering.continue_prompts(PROMPTS[:1], bank, new_tokens=length)
+        assert said == continue_greedily(trained, PROMPTS[:1], bank, new_tokens=length)
+
+
+def test_a_prompt_that_has_no_room_for_the_others_answers_is_still_rehearsed(trained, counted):
+    text = " ".join(tiny_models.PROSE * 4)
+    long = trained.tokens.decode(trained.tokens.encode(text)[: trained.tokens.context - 8])
+    plan = replace(
+        plan_of("Louvre"),
+        paraphrases=(CheckPrompt(prompt=long, expected="Rome"),),
+        same_subject=(CheckPrompt(prompt=PROMPTS[2], expected="a city in the very far south"),),
+    )
+    remembering = Recall(trained)
+
+    rehearse(remembering, [plan], [BASE], progress=lambda _: None)
+
+    assert tuple(trained.tokens.encode(long)) in counted
+
+
 def test_an_edit_beside_others_says_what_it_says_alone(trained, counted):
     patches = [tiny_models.simple_patch(trained, s, seed=i) for i, s in enumerate(SUBJECTS)]
     alone = compose(patches[:1], Composition.GUARDED, trained.device)

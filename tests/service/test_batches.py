@@ -151,6 +151,14 @@ def test_edits_are_rehearsed_some_at_a_time_before_they_are_checked(url, togethe
         assert asked == ["rehearse", "measure", "measure", "measure", "measure"]
 
 
+def test_what_the_plans_of_a_batch_ask_the_base_model_is_asked_together_first(services):
+    run(services, moved(*SUBJECTS))
+
+    first, *later = services.engine.continued
+    assert len(later) >= len(SUBJECTS)
+    assert {prompt for prompts in later for prompt in prompts} <= set(first)
+
+
 def test_a_rehearsal_that_cannot_be_asked_fails_no_edit(url):
     with open_services(url) as services:
         services.engine.breaks["rehearse"] = PromptTooLongError("too long", field="prompt")

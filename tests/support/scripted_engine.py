@@ -112,6 +112,9 @@ class ScriptedEngine(ScriptedTraces, ScriptedUpkeep):
     held: dict[str, tuple[str, ...]] = field(default_factory=dict)
     """The prompts that were to stay, by the subject of the edit."""
 
+    continued: list[tuple[str, ...]] = field(default_factory=list)
+    """The prompts of every call that had some continued."""
+
     _loaded: Digest = field(init=False, repr=False)
 
     def __post_init__(self) -> None:

@@ -43,6 +43,8 @@ class ScriptedUpkeep:
 
     __slots__ = ()
 
+    continued: list[tuple[str, ...]]
+
     def answer(self, prompt: str, weights: ServedWeights) -> str:
         raise NotImplementedError
 
@@ -93,6 +95,7 @@ class ScriptedUpkeep:
     ) -> tuple[str, ...]:
         self._enter("continue_prompts")
         self._work("questions", progress)
+        self.continued.append(tuple(prompts))
         for prompt in prompts:
             fit_context(prompt, options.max_new_tokens)
         return tuple(f" {self.answer(prompt, weights)}. It goes on" for prompt in prompts)

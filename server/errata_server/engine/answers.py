@@ -7,9 +7,9 @@ import hashlib
 import math
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -36,8 +36,30 @@ from errata_server.domain.ids import Digest
 from errata_server.engine.bank import Bank
 from errata_server.engine.runner import Runner
 
-ROWS: Final = 32
+Item = TypeVar("Item")
+
+ROWS: Final = 128
 """Prompts in one batch."""
+
+TOKENS: Final = 1_024
+"""Tokens of one batch, padding too: what whoever waits for the model waits for."""
+
+
+def in_batches(items: Sequence[Item], size: Callable[[Item], int]) -> Iterator[Sequence[Item]]:
+    """``items`` in order, as many in a batch as `ROWS` and `TOKENS` let, and one at least.
+
+    Args:
+        items: What has one row each.
+        size: The tokens of an item's row.
+    """
+    start, longest = 0, 0
+    for end, item in enumerate(items):
+        longest = max(longest, size(item))
+        if end > start and ((end - start + 1) * longest > TOKENS or end - start == ROWS):
+            yield items[start:end]
+            start, longest = end, size(item)
+    if start < len(items):
+        yield items[start:]
 
 
 class GumbelSampling(LogitsProcessor):
@@ -93,8 +115,7 @@ def continue_greedily(
     """
     options = options or GenerationOptions()
     said: list[tuple[int, ...]] = []
-    for start in range(0, len(prompts), ROWS):
-        rows = [runner.tokens.fit(p, room=new_tokens) for p in prompts[start : start + ROWS]]
+    for rows in in_batches([runner.tokens.fit(p, room=new_tokens) for p in prompts], len):
         said += continue_rows(runner, rows, bank, new_tokens=new_tokens, options=options)
     return [runner.tokens.decode(ids) for ids in said]
 
@@ -276,19 +297,17 @@ def next_token_log_probabilities(
 ) -> Float[Tensor, "prompt vocab"]:
     """Log-probabilities of what follows each prompt."""
     rows = []
-    for start in range(0, len(prompts), ROWS):
-        batch = runner.tokens.pad([runner.tokens.fit(p) for p in prompts[start : start + ROWS]])
-        logits = runner.logits(batch, bank, last=1)[:, -1].float()
+    for some in in_batches([runner.tokens.fit(prompt) for prompt in prompts], len):
+        logits = runner.logits(runner.tokens.pad(some), bank, last=1)[:, -1].float()
         rows.append(functional.log_softmax(logits, dim=-1))
     return torch.cat(rows)
 
 
 def perplexity(runner: Runner, texts: Sequence[str], bank: Bank) -> float:
     """exp of the mean negative log-likelihood a token over ``texts``, cut to the context."""
-    rows = rows_of(runner, texts)
     found: list[tuple[float, int]] = []
-    for start in range(0, len(rows), ROWS):
-        found += losses(runner, rows[start : start + ROWS], bank)
+    for rows in in_batches(rows_of(runner, texts), len):
+        found += losses(runner, rows, bank)
     return perplexity_of(found)
 
 

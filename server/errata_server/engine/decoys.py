@@ -15,7 +15,7 @@ from torch import Tensor
 
 from errata_server.domain.facts import plain_name
 from errata_server.domain.profiles import Profile
-from errata_server.engine.keys import subject_keys
+from errata_server.engine.keys import keys_of_subjects
 from errata_server.engine.runner import Runner
 from errata_server.engine.solve import match, match_keys
 from errata_server.engine.subjects import SubjectKeys
@@ -52,14 +52,11 @@ def decoys_of(
         factor: Cholesky factor of the second moment the matchers were made with.
     """
     matchers = matchers.float()
-    subjects: list[str] = []
-    keys: list[Tensor] = []
-    for near in near_subjects(names, matchers, known, guard_width=profile.guard_width):
-        found, _ = subject_keys(runner, near, profile, factor)
-        keys.append(found)
-        subjects += [near] * len(found)
-    if not keys:
+    near = near_subjects(names, matchers, known, guard_width=profile.guard_width)
+    if not near:
         return Decoys(subjects=(), rows=matchers[:0])
+    keys = list(keys_of_subjects(runner, near, profile, factor))
+    subjects = [name for name, own in zip(near, keys, strict=True) for _ in own]
     return Decoys(subjects=tuple(subjects), rows=whitened(torch.cat(keys), factor).float())
 
 

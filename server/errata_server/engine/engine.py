@@ -126,6 +126,7 @@ class TorchEngine:
         self._profile: Profile | None = None
         self._factor: tuple[Profile, Float[Tensor, "d_in d_in"]] | None = None
         self._subject_keys: tuple[Profile, SubjectKeys] | None = None
+        self._latest_moment: tuple[int, moments.SecondMoment] | None = None
         self._patches: OrderedDict[Digest, PatchTensors] = OrderedDict()
         self._patches_lock = threading.Lock()
         # Of its own: collecting second moments takes long, and composing must not wait for it.
@@ -427,9 +428,14 @@ class TorchEngine:
         )
 
     def _moment(self, layer: int, progress: ReportProgress) -> moments.SecondMoment:
-        return moments.collect(
-            self._runner, self._texts, [layer], cache=self._cache, progress=progress
-        )[layer]
+        """The second moment at ``layer``; that of one layer, which all edits share, is kept."""
+        latest = self._latest_moment
+        if latest is None or latest[0] != layer:
+            found = moments.collect(
+                self._runner, self._texts, [layer], cache=self._cache, progress=progress
+            )
+            latest = self._latest_moment = (layer, found[layer])
+        return latest[1]
 
     def _second_moment_factor(
         self, profile: Profile, progress: ReportProgress

@@ -4,7 +4,7 @@ The same key is used everywhere (r-ROME, arXiv:2403.07175): mixing an averaged k
 unprefixed one is what makes the original ROME produce disabling edits.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import torch
@@ -46,6 +46,9 @@ MENTIONS: Final = (
 )
 """Ways to come to a subject within a sentence and behind punctuation, where it is often split
 into other tokens. Prefixes end where a sentence does."""
+
+TOGETHER: Final = 8
+"""Subjects whose keys are taken in one forward pass, each in every context."""
 
 MAXIMUM_KEYS: Final = 4
 """Keys one edit may have: each is one more row for every served token."""
@@ -164,6 +167,31 @@ def subject_keys(
         found = torch.cat([found, asked])
     groups, agreement = group_mentions(found, len(others), factor)
     return averaged(found, groups), agreement
+
+
+def keys_of_subjects(
+    runner: Runner,
+    subjects: Sequence[str],
+    profile: Profile,
+    factor: Float[Tensor, "d_in d_in"],
+) -> Iterator[Float[Tensor, "key d_in"]]:
+    """The keys `subject_keys` gives each of ``subjects``, some of them in one pass.
+
+    Raises:
+        PromptTooLongError: a subject does not fit the context.
+    """
+    for start in range(0, len(subjects), TOGETHER):
+        some = subjects[start : start + TOGETHER]
+        texts = [
+            [*context_texts(subject, profile.prefixes, mentioned=True), subject] for subject in some
+        ]
+        mentions = [
+            (text, subject) for subject, own in zip(some, texts, strict=True) for text in own
+        ]
+        found = keys_in(runner, profile.module, mentions).cpu()
+        for rows in found.split([len(own) for own in texts]):
+            groups, _ = group_mentions(rows, len(rows) - 1, factor)
+            yield averaged(rows, groups)
 
 
 def group_mentions(

@@ -5,7 +5,7 @@ Nothing here decides; `errata_server.domain.evaluation` does.
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -16,10 +16,11 @@ from errata_server.domain.facts import CheckPrompt
 from errata_server.domain.generation import GenerationOptions
 from errata_server.domain.measurements import Answer, Measurements, VerificationPlan
 from errata_server.domain.operations import Progress, ReportProgress
-from errata_server.engine.answers import ROWS, next_token_log_probabilities
+from errata_server.engine.answers import ROWS, in_batches, next_token_log_probabilities
 from errata_server.engine.bank import Bank
 from errata_server.engine.recall import Recall
 from errata_server.engine.runner import BASE, Runner
+from errata_server.engine.tokens import Tokens
 
 EXTRA_TOKENS: Final = 4
 """Generated beyond the expected answer, so that a reader sees how it goes on."""
@@ -66,7 +67,7 @@ def measure(
     stages.finish("fluency")
     texts = plan.drift_texts
     ppl = [recall.perplexity(texts, bank) for bank in (BASE, before, after)]
-    divergence = _divergence(recall.runner, [p.prompt for p in plan.neighbours], before, after)
+    divergence = _divergence(recall, [p.prompt for p in plan.neighbours], before, after)
     stages.finish("drift")
     return Measurements(
         efficacy=answers["efficacy"],
@@ -101,24 +102,33 @@ def rehearse(
         PromptTooLongError: a prompt does not fit the context.
         CancelledError: ``progress`` asked for it.
     """
-    by_room: dict[int, list[str]] = defaultdict(list)
+    rooms: dict[str, int] = defaultdict(int)
     for plan in plans:
         for prompts in _questions(plan).values():
-            if prompts:
-                by_room[_room(recall, prompts)] += [prompt.prompt for prompt in prompts]
-    starters = [starter for plan in plans for starter in plan.fluency]
-    calls = [(room, GREEDY, texts) for room, texts in by_room.items()]
-    calls.append((FLUENCY_TOKENS, FLUENCY, starters))
-    for done, (room, options, texts) in enumerate(calls):
-        some = sorted(dict.fromkeys(texts), key=len)
+            room = _room(recall, prompts) if prompts else 0
+            for prompt in prompts:
+                rooms[prompt.prompt] = max(rooms[prompt.prompt], room)
+    starters = dict.fromkeys(starter for plan in plans for starter in plan.fluency)
+    tokens = recall.runner.tokens
+    calls = [(GREEDY, some, max(rooms[text] for text in some)) for some in _alike(rooms, tokens)]
+    calls += [
+        (FLUENCY, some, FLUENCY_TOKENS) for some in _alike(dict.fromkeys(starters, 0), tokens)
+    ]
+    for done, (options, texts, room) in enumerate(calls):
+        # One whose answer is short may be too long for the room of the others.
+        left = tokens.context - max(len(tokens.fit(text)) for text in texts)
         for bank in banks:
             progress(Progress(stage="rehearsal", done=done, total=len(calls)))
-            for start in range(0, len(some), ROWS):
-                recall.continue_prompts(
-                    some[start : start + ROWS], bank, new_tokens=room, options=options
-                )
+            recall.continue_prompts(texts, bank, new_tokens=min(room, left), options=options)
     for bank in banks:
         recall.perplexity([text for plan in plans[:1] for text in plan.drift_texts], bank)
+
+
+def _alike(rooms: Mapping[str, int], tokens: Tokens) -> Iterator[Sequence[str]]:
+    """Prompts for one batch each: of like room, then of like length."""
+    sizes = {text: len(tokens.encode(text)) for text in rooms}
+    texts = sorted(rooms, key=lambda text: (rooms[text], sizes[text]))
+    return in_batches(texts, sizes.__getitem__)
 
 
 def _questions(plan: VerificationPlan) -> dict[str, tuple[CheckPrompt, ...]]:
@@ -240,15 +250,16 @@ def _mean_entropy(recall: Recall, prompts: Sequence[str], bank: Bank) -> float:
     return sum(ngram_entropy(text.split()) for text in texts) / len(texts)
 
 
-def _divergence(runner: Runner, prompts: Sequence[str], before: Bank, after: Bank) -> float:
+def _divergence(recall: Recall, prompts: Sequence[str], before: Bank, after: Bank) -> float:
     """Mean KL(before || after) of the next token, in nats."""
-    if not prompts:
+    changed = recall.differing(prompts, before, after)
+    if not changed:
         return 0.0
-    first = next_token_log_probabilities(runner, prompts, before)
-    second = next_token_log_probabilities(runner, prompts, after)
+    first = next_token_log_probabilities(recall.runner, changed, before)
+    second = next_token_log_probabilities(recall.runner, changed, after)
     # kl_div(input, target) is KL(target || input); KL of equal rows may round below 0.
-    rows = functional.kl_div(second, first, reduction="none", log_target=True).sum(dim=1)
-    return max(float(rows.mean()), 0.0)
+    total = functional.kl_div(second, first, reduction="sum", log_target=True)
+    return max(float(total), 0.0) / len(prompts)
 
 
 def _owned(answer: Answer, edit: str) -> Answer:

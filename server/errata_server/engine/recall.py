@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from errata_server.domain.generation import GenerationOptions
-from errata_server.engine.answers import ROWS, continue_rows, losses, perplexity_of, rows_of
+from errata_server.engine.answers import continue_rows, in_batches, losses, perplexity_of, rows_of
 from errata_server.engine.bank import Bank, GuardedBranch
 from errata_server.engine.runner import Runner
 
@@ -33,7 +33,7 @@ KEPT_BYTES: Final = 128 * 1024 * 1024
 VARIANTS: Final = 8
 """Continuations of one prompt that are kept."""
 
-Say = tuple[Hashable, ...]
+Say = tuple[tuple[int, Hashable], ...]
 """Which edits fire at which tokens of a text: the say a bank has in it. Empty: the base's text."""
 
 T = TypeVar("T")
@@ -44,7 +44,18 @@ class _Continuation:
     """What followed a prompt, with the say its bank had in prompt and continuation."""
 
     ids: tuple[int, ...]
+    ended: bool
+    """Whether the model ended the text; more tokens would then not follow."""
+
     say: Say
+
+    def reaches(self, new_tokens: int) -> bool:
+        """Whether it tells what ``new_tokens`` come to; a shorter text is a longer one's start."""
+        return self.ended or len(self.ids) >= new_tokens
+
+    def say_until(self, length: int) -> Say:
+        """The say in the first ``length`` tokens of prompt and continuation."""
+        return tuple((place, name) for place, name in self.say if place < length)
 
 
 @dataclass(slots=True)
@@ -101,36 +112,53 @@ class Recall:
         options = options or GenerationOptions()
         runner = self.runner
         rows = [tuple(runner.tokens.fit(prompt, room=new_tokens)) for prompt in prompts]
-        keys = [(row, new_tokens, options) for row in rows]
-        found = self._remembered(rows, keys, bank)
+        # All that decides what follows, but for how much of it is asked for.
+        keys = [(row, options.temperature, options.top_k, options.seed) for row in rows]
+        found = self._remembered(rows, keys, bank, new_tokens)
         missing = [i for i in range(len(rows)) if i not in found]
-        for start in range(0, len(missing), ROWS):
-            some = missing[start : start + ROWS]
+        end = runner.checkpoint.tokenizer.eos_token_id
+        for some in in_batches(missing, lambda place: len(rows[place])):
             said = continue_rows(
                 runner, [rows[i] for i in some], bank, new_tokens=new_tokens, options=options
             )
             says = self._says([rows[i] + ids for i, ids in zip(some, said, strict=True)], bank)
             for i, ids, say in zip(some, said, says, strict=True):
                 kept = (self._continuations.get(keys[i]) or ())[1 - VARIANTS :]
-                self._continuations.put(keys[i], (*kept, _Continuation(ids, say)))
+                ended = end in ids
+                self._continuations.put(keys[i], (*kept, _Continuation(ids, ended, say)))
                 found[i] = ids
         return [runner.tokens.decode(found[i]) for i in range(len(rows))]
 
     def _remembered(
-        self, rows: Sequence[tuple[int, ...]], keys: Sequence[Hashable], bank: Bank
+        self,
+        rows: Sequence[tuple[int, ...]],
+        keys: Sequence[Hashable],
+        bank: Bank,
+        new_tokens: int,
     ) -> dict[int, tuple[int, ...]]:
         """Continuations that were said before and that ``bank`` would say too, by place."""
         known = [
-            (place, kept)
+            (place, kept, kept.ids[:new_tokens])
             for place, key in enumerate(keys)
             for kept in self._continuations.get(key) or ()
+            if kept.reaches(new_tokens)
         ]
-        says = self._says([rows[place] + kept.ids for place, kept in known], bank)
+        says = self._says([rows[place] + ids for place, _, ids in known], bank)
         return {
-            place: kept.ids
-            for (place, kept), say in zip(known, says, strict=True)
-            if say == kept.say
+            place: ids
+            for (place, kept, ids), say in zip(known, says, strict=True)
+            if say == kept.say_until(len(rows[place]) + len(ids))
         }
+
+    def differing(self, prompts: Sequence[str], first: Bank, second: Bank) -> list[str]:
+        """Those of ``prompts`` in which the two banks do not have the same say.
+
+        Raises:
+            PromptTooLongError: a prompt does not fit the context.
+        """
+        rows = [tuple(self.runner.tokens.fit(prompt)) for prompt in prompts]
+        says = zip(prompts, self._says(rows, first), self._says(rows, second), strict=True)
+        return [prompt for prompt, one, other in says if one != other]
 
     def perplexity(self, texts: Sequence[str], bank: Bank) -> float:
         """As `answers.perplexity`; 1 where there is no text."""
@@ -140,8 +168,7 @@ class Recall:
         keys = list(zip(rows, self._says(rows, bank), strict=True))
         found = {key: loss for key in keys if (loss := self._losses.get(key)) is not None}
         missing = [key for key in dict.fromkeys(keys) if key not in found]
-        for start in range(0, len(missing), ROWS):
-            some = missing[start : start + ROWS]
+        for some in in_batches(missing, lambda key: len(key[0])):
             for key, loss in zip(
                 some, losses(self.runner, [row for row, _ in some], bank), strict=True
             ):
@@ -155,7 +182,7 @@ class Recall:
             return [()] * len(rows)
         branch = bank.branches[0]
         if len(bank.branches) > 1 or not isinstance(branch, GuardedBranch):
-            return [(bank.digest(),)] * len(rows)
+            return [((0, bank.digest()),)] * len(rows)
         keys = self._keys_of(rows, branch.module)
         nearest = branch.nearest(torch.cat(keys))
         says: list[Say] = []
@@ -176,8 +203,7 @@ class Recall:
         """What the base model's projection receives at every token of ``rows``."""
         found = {row: self._keys.get((module, row)) for row in rows}
         missing = [row for row, keys in found.items() if keys is None]
-        for start in range(0, len(missing), ROWS):
-            some = missing[start : start + ROWS]
+        for some in in_batches(missing, len):
             (inputs,) = self.runner.inputs(self.runner.tokens.pad(some), [module])
             for row, keys in zip(some, inputs, strict=True):
                 own = found[row] = keys[len(keys) - len(row) :].clone()

@@ -5,8 +5,10 @@ is on the left, so that the last column is every prompt's last token.
 """
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
+from typing import Final
 
 import torch
 from jaxtyping import Int
@@ -19,6 +21,18 @@ from errata_server.domain.errors import (
     SubjectNotFoundError,
 )
 from errata_server.domain.traces import TokenRole
+
+KEPT: Final = 4_096
+"""Texts whose tokens are remembered."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Encoded:
+    """The tokens of a text, with the special ones the tokenizer adds by itself."""
+
+    ids: tuple[int, ...]
+    offsets: tuple[tuple[int, int], ...]
+    """Where each token's characters begin and end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,11 +55,15 @@ class Tokens:
     tokenizer: PreTrainedTokenizerBase
     context: int
     device: torch.device
+    _encoded: Callable[[str], Encoded] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        # A check asks the same texts of several banks, and drift texts with every edit.
+        object.__setattr__(self, "_encoded", lru_cache(KEPT)(partial(_encoded, self.tokenizer)))
 
     def encode(self, text: str) -> list[int]:
         """Token ids of ``text``, with the special tokens the tokenizer adds by itself."""
-        ids: list[int] = self.tokenizer(text)["input_ids"]
-        return ids
+        return list(self._encoded(text).ids)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ``ids`` without special tokens."""
@@ -123,8 +141,7 @@ class Tokens:
                 subject=subject,
             )
         last = start + len(subject)
-        encoded = self.tokenizer(text, return_offsets_mapping=True)
-        offsets: list[tuple[int, int]] = encoded["offset_mapping"]
+        offsets = self._encoded(text).offsets
         # From the end: a character split over several tokens gives them all its offsets.
         for index, (begin, end) in reversed(list(enumerate(offsets))):
             if begin < last <= end:
@@ -153,9 +170,7 @@ class Tokens:
         if role is TokenRole.FIRST_SUBJECT:
             # An earlier mention may overlap the last one, but never begins with it.
             start = text.rfind(subject)
-            offsets: list[tuple[int, int]] = self.tokenizer(text, return_offsets_mapping=True)[
-                "offset_mapping"
-            ]
+            offsets = self._encoded(text).offsets
             return next(i for i, (_, stop) in enumerate(offsets) if stop > start) - len(offsets)
         raise SubjectNotFoundError(
             f"{text!r} has no token that is the {role.value} of {subject!r}",
@@ -179,12 +194,9 @@ class Tokens:
                 prompt=text,
                 subject=subject,
             )
-        offsets: list[tuple[int, int]] = self.tokenizer(text, return_offsets_mapping=True)[
-            "offset_mapping"
-        ]
         return [
             index
-            for index, (begin, end) in enumerate(offsets)
+            for index, (begin, end) in enumerate(self._encoded(text).offsets)
             if any(begin < start + len(subject) and end > start for start in starts)
         ]
 
@@ -198,6 +210,11 @@ class Tokens:
             ids[index, width - len(row) :] = torch.tensor(row, dtype=torch.long)
             mask[index, width - len(row) :] = 1
         return Batch(ids=ids.to(self.device), mask=mask.to(self.device))
+
+
+def _encoded(tokenizer: PreTrainedTokenizerBase, text: str) -> Encoded:
+    found = tokenizer(text, return_offsets_mapping=True)
+    return Encoded(ids=tuple(found["input_ids"]), offsets=tuple(found["offset_mapping"]))
 
 
 def join(prefix: str, text: str) -> str:

@@ -29,7 +29,7 @@ from errata_server.domain.signatures import ProposerSignature
 from errata_server.service.calls import Call
 from errata_server.service.proposals import Company, Proposals
 
-CHECKED_TOGETHER: Final = 16
+CHECKED_TOGETHER: Final = 32
 """Edits whose prompts are asked in shared passes; what is cut off is as many at most."""
 
 OF_ITEM = (InvalidInputError, PreconditionError)

@@ -30,7 +30,7 @@ from errata_server.ledger.ledger import Ledger
 from errata_server.service.calls import Call
 from errata_server.service.edits import EditReader
 from errata_server.service.operations import Operations
-from errata_server.service.plans import Planner
+from errata_server.service.plans import Holds, Planner
 from errata_server.service.ports import Engine
 from errata_server.service.serving import Serving
 from errata_server.service.suites import Suites
@@ -256,7 +256,13 @@ class Proposals:
     def rehearse(self, edits: Sequence[Edit], *, progress: ReportProgress) -> None:
         """Have asked in shared passes what the checks of ``edits`` will ask one by one."""
         head = self.serving.refresh()
-        plans = [self._plan(edit, self._trial(edit, ()), progress) for edit in edits]
+        trials = [self._trial(edit, ()) for edit in edits]
+        asked: list[CheckPrompt] = []
+        for edit, trial in zip(edits, trials, strict=True):
+            self._plan(edit, trial, partial(_noted, asked))
+        self._hold_on_base(progress, list(dict.fromkeys(asked)))
+        holds = partial(self._hold_on_base, progress)
+        plans = [self._plan(edit, trial, holds) for edit, trial in zip(edits, trials, strict=True)]
         live = {applied.edit for applied in head.applied.applied}
         together = head.applied.apply(AppliedEdit.of(edit) for edit in edits if edit.id not in live)
         weights = self.serving.prepare(together, head.revision.composition)
@@ -282,7 +288,7 @@ class Proposals:
         with telemetry.stage("checks"):
             batch = batch or Company()
             trial = self._trial(edit, batch.live)
-            plan = self._plan(edit, trial, progress)
+            plan = self._plan(edit, trial, partial(self._hold_on_base, progress))
             plan = replace(plan, sources={**plan.sources, "batch": batch.near})
             inspection = self._inspect(edit, trial, plan)
             plan = self._with_live_facts(edit, trial, plan, inspection, batch.live)
@@ -324,14 +330,14 @@ class Proposals:
         after = before.apply([AppliedEdit.of(edit)])
         return _Trial(head=head, before=before, before_weights=weights, after=after)
 
-    def _plan(self, edit: Edit, trial: "_Trial", progress: ReportProgress) -> VerificationPlan:
+    def _plan(self, edit: Edit, trial: "_Trial", holds: Holds) -> VerificationPlan:
         profile = self.engine.profile
         if profile is None:
             raise NotCalibratedError("the model has no profile; run `errata-server calibrate`")
         plan = self.planner.plan(
             edit.request,
             prefixes=profile.prefixes,
-            holds=partial(self._hold_on_base, progress),
+            holds=holds,
             live_subjects=frozenset(live.subject for live in trial.before.active()),
         )
         hidden = [live.edit for live in trial.before.active() if live not in trial.after.active()]
@@ -372,6 +378,12 @@ class Proposals:
         )
         pairs = zip(said, prompts, strict=True)
         return tuple(begins_with(answer, prompt.expected) for answer, prompt in pairs)
+
+
+def _noted(asked: list[CheckPrompt], prompts: Sequence[CheckPrompt]) -> tuple[bool, ...]:
+    """Note what a plan asks first, as if the base model answered all of it right."""
+    asked += prompts
+    return (True,) * len(prompts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
