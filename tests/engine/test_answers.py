@@ -22,6 +22,7 @@ from errata_server.engine.answers import (
 )
 from errata_server.engine.architecture import projection
 from errata_server.engine.hooks import rewriting
+from errata_server.engine.recall import Recall
 from errata_server.engine.runner import BASE
 from tests.support import tiny_models
 
@@ -308,6 +309,21 @@ def test_perplexity_is_the_naive_one(either, a_bank, monkeypatch):
 
     assert len(either.tokens.encode(long)) > tiny_models.CONTEXT
     assert perplexity(either, texts, a_bank) == pytest.approx(math.exp(total / count), rel=1e-4)
+
+
+def test_a_perplexity_lets_others_have_the_model_every_few_texts(gpt2):
+    rows = []
+    module = projection(gpt2.model, gpt2.checkpoint.projection_path(0))
+
+    def count(_, output):
+        rows.append(len(output))
+        return output
+
+    with rewriting(module, count):
+        perplexity(gpt2, ["It rained all week."] * 10, BASE)
+        Recall(gpt2).perplexity([f"They say {word} is old." for word in "abcdefghij"], BASE)
+
+    assert rows == [4, 4, 2] * 2
 
 
 def test_text_without_a_second_token_has_no_perplexity(gpt2):

@@ -39,6 +39,9 @@ from errata_server.engine.runner import Runner
 ROWS: Final = 32
 """Prompts in one batch."""
 
+SCORED_ROWS: Final = 4
+"""Texts in one batch whose every token meets the vocabulary: more hold the model for too long."""
+
 
 class GumbelSampling(LogitsProcessor):
     """Turns the greedy choice into a seeded sample (Gumbel-max), private to one request.
@@ -287,8 +290,8 @@ def perplexity(runner: Runner, texts: Sequence[str], bank: Bank) -> float:
     """exp of the mean negative log-likelihood a token over ``texts``, cut to the context."""
     rows = rows_of(runner, texts)
     found: list[tuple[float, int]] = []
-    for start in range(0, len(rows), ROWS):
-        found += losses(runner, rows[start : start + ROWS], bank)
+    for start in range(0, len(rows), SCORED_ROWS):
+        found += losses(runner, rows[start : start + SCORED_ROWS], bank)
     return perplexity_of(found)
 
 

@@ -20,7 +20,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from errata_server.domain.generation import GenerationOptions
-from errata_server.engine.answers import ROWS, continue_rows, losses, perplexity_of, rows_of
+from errata_server.engine.answers import (
+    ROWS,
+    SCORED_ROWS,
+    continue_rows,
+    losses,
+    perplexity_of,
+    rows_of,
+)
 from errata_server.engine.bank import Bank, GuardedBranch
 from errata_server.engine.runner import Runner
 
@@ -140,8 +147,8 @@ class Recall:
         keys = list(zip(rows, self._says(rows, bank), strict=True))
         found = {key: loss for key in keys if (loss := self._losses.get(key)) is not None}
         missing = [key for key in dict.fromkeys(keys) if key not in found]
-        for start in range(0, len(missing), ROWS):
-            some = missing[start : start + ROWS]
+        for start in range(0, len(missing), SCORED_ROWS):
+            some = missing[start : start + SCORED_ROWS]
             for key, loss in zip(
                 some, losses(self.runner, [row for row, _ in some], bank), strict=True
             ):
