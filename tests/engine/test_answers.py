@@ -11,7 +11,7 @@ import torch
 
 from errata_server.domain.errors import PromptTooLongError
 from errata_server.domain.generation import GenerationOptions
-from errata_server.engine import answers
+from errata_server.engine import answers, recall
 from errata_server.engine.answers import (
     GumbelSampling,
     continue_greedily,
@@ -326,6 +326,25 @@ def test_perplexity_is_the_naive_one(either, a_bank, monkeypatch):
 
     assert len(either.tokens.encode(long)) > tiny_models.CONTEXT
     assert perplexity(either, texts, a_bank) == pytest.approx(math.exp(total / count), rel=1e-4)
+
+
+def test_a_perplexity_lets_others_have_the_model_every_few_texts(gpt2, monkeypatch):
+    texts = [f"They say {word} is old." for word in "abcdefghij"]
+    length = max(len(gpt2.tokens.encode(text)) for text in texts)
+    for module in (answers, recall):
+        monkeypatch.setattr(module, "SCORED_TOKENS", 4 * length)
+    rows = []
+    module = projection(gpt2.model, gpt2.checkpoint.projection_path(0))
+
+    def count(_, output):
+        rows.append(len(output))
+        return output
+
+    with rewriting(module, count):
+        perplexity(gpt2, texts, BASE)
+        recall.Recall(gpt2).perplexity(texts, BASE)
+
+    assert rows == [4, 4, 2] * 2
 
 
 def test_text_without_a_second_token_has_no_perplexity(gpt2):

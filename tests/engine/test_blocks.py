@@ -53,8 +53,9 @@ def checkpoint(request, tmp_path):
     return load_checkpoint(str(write(tmp_path, request.param)))
 
 
-@pytest.mark.parametrize("kernel", ["oneDNN", "the module's own"])
+@pytest.mark.parametrize("kernel", ["oneDNN", "MKL but for activations", "the module's own"])
 def test_layer_by_layer_is_the_whole_model(checkpoint, kernel, monkeypatch):
+    monkeypatch.setattr(kernels, "_MKL_LEADS", kernel == "MKL but for activations")
     if kernel == "the module's own":
         monkeypatch.setattr(kernels, "_LINEAR", None)
     blocks = blocks_of(checkpoint)
@@ -77,8 +78,10 @@ def test_a_prompt_longer_than_a_sliding_window_is_refused(tmp_path):
         blocks.require_sight(21)
 
 
+@pytest.mark.parametrize("mkl_leads", [True, False])
 @pytest.mark.parametrize("bias", [True, False])
-def test_a_dense_layer_is_its_module(bias):
+def test_a_dense_layer_is_its_module(bias, mkl_leads, monkeypatch):
+    monkeypatch.setattr(kernels, "_MKL_LEADS", mkl_leads)
     torch.manual_seed(0)
     inputs = torch.randn(2, 5, 24)
     layers = [nn.Linear(24, 40, bias=bias), Conv1D(40, 24)]

@@ -44,18 +44,25 @@ ROWS: Final = 128
 TOKENS: Final = 1_024
 """Tokens of one batch, padding too: what whoever waits for the model waits for."""
 
+SCORED_TOKENS: Final = 256
+"""The same where every token meets the vocabulary, which takes longer."""
 
-def in_batches(items: Sequence[Item], size: Callable[[Item], int]) -> Iterator[Sequence[Item]]:
-    """``items`` in order, as many in a batch as `ROWS` and `TOKENS` let, and one at least.
+
+def in_batches(
+    items: Sequence[Item], size: Callable[[Item], int], *, tokens: int | None = None
+) -> Iterator[Sequence[Item]]:
+    """``items`` in order, as many in a batch as `ROWS` and ``tokens`` let, and one at least.
 
     Args:
         items: What has one row each.
         size: The tokens of an item's row.
+        tokens: Tokens of a batch, padding too; `TOKENS` where not given.
     """
+    most = TOKENS if tokens is None else tokens
     start, longest = 0, 0
     for end, item in enumerate(items):
         longest = max(longest, size(item))
-        if end > start and ((end - start + 1) * longest > TOKENS or end - start == ROWS):
+        if end > start and ((end - start + 1) * longest > most or end - start == ROWS):
             yield items[start:end]
             start, longest = end, size(item)
     if start < len(items):
@@ -306,7 +313,7 @@ def next_token_log_probabilities(
 def perplexity(runner: Runner, texts: Sequence[str], bank: Bank) -> float:
     """exp of the mean negative log-likelihood a token over ``texts``, cut to the context."""
     found: list[tuple[float, int]] = []
-    for rows in in_batches(rows_of(runner, texts), len):
+    for rows in in_batches(rows_of(runner, texts), len, tokens=SCORED_TOKENS):
         found += losses(runner, rows, bank)
     return perplexity_of(found)
 

@@ -66,31 +66,49 @@ class GuardedBranch:
     def nearest(self, inputs: Float[Tensor, "*rows d_in"]) -> Nearest:
         """Which guard fires on each of ``inputs``, if one does."""
         inputs = inputs.to(self.matchers.dtype)
-        matches = match(inputs, self.matchers)
-        best, keys = matches.max(dim=-1)
-        fires = (matches > 1 - self.widths).any(dim=-1)
-        if bool(fires.any()):
-            keys, best = keys.clone(), best.clone()
-            opened = matches[fires]
-            shut = opened <= 1 - self.widths
-            nearness, nearest = (opened * self.scales).masked_fill(shut, -torch.inf).max(dim=-1)
-            keys[fires], best[fires] = nearest, opened.gather(-1, nearest[:, None])[:, 0]
-            if len(self.decoys):
-                decoyed = match(inputs[fires], self.decoys).max(dim=-1).values
-                fires[fires.clone()] = nearness >= decoyed
-        return Nearest(fires=fires, keys=keys, matches=best)
+        matches, opens = self._meet(inputs)
+        return self._choose(inputs, matches, opens)
 
     def rewrite(
         self, inputs: Float[Tensor, "batch seq d_in"], outputs: Float[Tensor, "batch seq d_out"]
     ) -> Float[Tensor, "batch seq d_out"]:
         """``outputs`` plus the residual of the nearest edit whose guard opens."""
-        nearest = self.nearest(inputs)
+        inputs = inputs.to(self.matchers.dtype)
+        matches, opens = self._meet(inputs)
+        if not bool(opens.any()):  # as at most tokens: which edit is nearest is not asked
+            return outputs
+        nearest = self._choose(inputs, matches, opens)
         if not bool(nearest.fires.any()):
             return outputs
         owners = self.owners[nearest.keys[nearest.fires]]
         edited = outputs.clone()
         edited[nearest.fires] += self.residuals[owners].to(outputs.dtype)
         return edited
+
+    def _meet(
+        self, inputs: Float[Tensor, "*rows d_in"]
+    ) -> tuple[Float[Tensor, "*rows key"], Bool[Tensor, "*rows key"]]:
+        """Matches with every key, and which of their guards open."""
+        matches = match(inputs, self.matchers)
+        return matches, matches > 1 - self.widths
+
+    def _choose(
+        self,
+        inputs: Float[Tensor, "*rows d_in"],
+        matches: Float[Tensor, "*rows key"],
+        opens: Bool[Tensor, "*rows key"],
+    ) -> Nearest:
+        best, keys = matches.max(dim=-1)
+        fires = opens.any(dim=-1)
+        if bool(fires.any()):
+            keys, best = keys.clone(), best.clone()
+            opened, shut = matches[fires], ~opens[fires]
+            nearness, nearest = (opened * self.scales).masked_fill(shut, -torch.inf).max(dim=-1)
+            keys[fires], best[fires] = nearest, opened.gather(-1, nearest[:, None])[:, 0]
+            if len(self.decoys):
+                decoyed = match(inputs[fires], self.decoys).max(dim=-1).values
+                fires[fires.clone()] = nearness >= decoyed
+        return Nearest(fires=fires, keys=keys, matches=best)
 
     def tensors(self) -> tuple[Tensor, ...]:
         """Everything that decides what this branch computes, in a fixed order."""

@@ -108,7 +108,8 @@ def state(reach: Reach, batch: Sequence[Contexts], profile: Profile) -> Problem:
     is_wanted = told[reach.read_rows]
     wanted, held = is_wanted.nonzero()[:, 0], (~is_wanted).nonzero()[:, 0]
     labels = [token for contexts in batch for target in contexts.targets for token in target]
-    untouched = reach.logits(torch.zeros_like(reach.states[:, 0]))[held]
+    alone = reach.keep((~told).nonzero()[:, 0])
+    untouched = alone.logits(torch.zeros_like(alone.states[:, 0]))
     counts = torch.bincount(row_edits)
     norms = torch.zeros(len(batch), device=device).index_add(0, row_edits, reach.value_norms)
     return Problem(

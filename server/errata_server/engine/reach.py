@@ -19,8 +19,9 @@ from torch.nn.utils.rnn import pad_sequence
 from errata_server.engine.blocks import Blocks, Projected, attend, run_layer
 from errata_server.engine.runner import Runs
 
-SLICE: Final = 2_048
-"""Positions of the base that go through the layers in one step."""
+SLICE: Final = 512
+"""Positions of the base, padding included, that go through the layers in one step; every one of
+them meets every other in attention."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,23 +183,40 @@ class _Base:
 
 
 def _base(blocks: Blocks, rows: Aligned, layer: int) -> _Base:
-    allowed, positions, column = rows.allowed(), rows.positions, rows.column
-    residual = blocks.place(blocks.embed(rows.ids), positions)
+    """The base model over the real tokens of all rows, one after the other: none is padding."""
+    column, real = rows.column, rows.mask
+    owners, columns = real.nonzero(as_tuple=True)
+    positions = rows.positions[real][None]
+    allowed = (owners[:, None] == owners) & (positions[0][:, None] >= positions[0])
+    early = columns < column
+    residual = blocks.place(blocks.embed(rows.ids[real][None]), positions)
     for below in range(layer):
         residual = run_layer(blocks, below, residual, allowed=allowed, positions=positions).after
     edited = run_layer(blocks, layer, residual, allowed=allowed, positions=positions)
-    early, earlier = positions[:, :column], allowed[:, :, :column, :column]
-    states = edited.after[:, :column]
+    states, earlier = edited.after[:, early], allowed[early][:, early]
     before = []
     for above in range(layer + 1, blocks.layers):
         if above == blocks.layers - 1:  # its keys and values are all that is needed of it
-            projected = blocks.project(above, states, early)
+            projected = blocks.project(above, states, positions[:, early])
         else:
-            above_run = run_layer(blocks, above, states, allowed=earlier, positions=early)
+            above_run = run_layer(
+                blocks, above, states, allowed=earlier, positions=positions[:, early]
+            )
             projected, states = above_run.projected, above_run.after
-        before.append((projected.keys.contiguous(), projected.values.contiguous()))
+        keys, values = (
+            _padded(part[0].transpose(0, 1), real[:, :column]).transpose(1, 2).contiguous()
+            for part in (projected.keys, projected.values)
+        )
+        before.append((keys, values))
     return _Base(
-        states=edited.after[:, column:].contiguous(),
+        states=_padded(edited.after[0, ~early], real[:, column:]),
         before=before,
-        value_norms=edited.mlp[:, column].float().norm(dim=1),
+        value_norms=edited.mlp[0, columns == column].float().norm(dim=1),
     )
+
+
+def _padded(tokens: Float[Tensor, "token ..."], real: Bool[Tensor, "row seq"]) -> Tensor:
+    """Rows of ``tokens``, zero where there is none."""
+    rows = tokens.new_zeros((*real.shape, *tokens.shape[1:]))
+    rows[real] = tokens
+    return rows

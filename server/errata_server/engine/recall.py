@@ -20,7 +20,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from errata_server.domain.generation import GenerationOptions
-from errata_server.engine.answers import continue_rows, in_batches, losses, perplexity_of, rows_of
+from errata_server.engine.answers import (
+    SCORED_TOKENS,
+    continue_rows,
+    in_batches,
+    losses,
+    perplexity_of,
+    rows_of,
+)
 from errata_server.engine.bank import Bank, GuardedBranch
 from errata_server.engine.runner import Runner
 
@@ -168,7 +175,7 @@ class Recall:
         keys = list(zip(rows, self._says(rows, bank), strict=True))
         found = {key: loss for key in keys if (loss := self._losses.get(key)) is not None}
         missing = [key for key in dict.fromkeys(keys) if key not in found]
-        for some in in_batches(missing, lambda key: len(key[0])):
+        for some in in_batches(missing, lambda key: len(key[0]), tokens=SCORED_TOKENS):
             for key, loss in zip(
                 some, losses(self.runner, [row for row, _ in some], bank), strict=True
             ):

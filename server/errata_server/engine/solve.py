@@ -55,7 +55,8 @@ def match(
     inputs: Float[Tensor, "*rows d_in"], matchers: Float[Tensor, "key d_in"]
 ) -> Float[Tensor, "*rows key"]:
     """``m^T x / |x|`` of every input with every matcher; 0 for an input of no length."""
-    lengths = inputs.norm(dim=-1, keepdim=True).clamp(min=torch.finfo(inputs.dtype).tiny)
+    lengths = torch.linalg.vector_norm(inputs, dim=-1, keepdim=True)
+    lengths = lengths.clamp(min=torch.finfo(inputs.dtype).tiny)
     matches: Tensor = (inputs @ matchers.T) / lengths
     return matches
 
