@@ -57,7 +57,7 @@ def _dense(module: nn.Module, inputs: Tensor, activation: str, variant: str) -> 
     if (_MKL_LEADS and activation == "none") or not _fits(module, inputs):
         return module(inputs)  # type: ignore[no-any-return]
     weight: Tensor = module.get_parameter("weight")
-    bias: Tensor | None = module.bias
+    bias = dict(module.named_parameters()).get("bias")
     if isinstance(module, Conv1D):
         weight = weight.T
     if torch.is_grad_enabled():
