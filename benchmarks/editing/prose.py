@@ -70,9 +70,7 @@ def look_at_prose(
     found = list(tokens_of(guards, cases, condition))
     untold = [token for token in found if token.part is not Part.TOLD]
     whole = math.fsum(token.rise for token in found)
-    rises = {
-        part: math.fsum(token.rise for token in found if token.part is part) for part in Part
-    }
+    rises = {part: math.fsum(token.rise for token in found if token.part is part) for part in Part}
     figures = {
         "told_tokens": float(len(found) - len(untold)),
         "perplexity_ratio_untold": math.exp(

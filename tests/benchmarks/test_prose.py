@@ -1,13 +1,15 @@
 """What edits do to prose is told apart token by token."""
 
+import dataclasses
 import math
 
 import pytest
 
 from benchmarks.editing.firings import Firing, guards_of
 from benchmarks.editing.methods import MethodName, opened
-from benchmarks.editing.prose import Part, Reading, look_at_prose, token_losses, tokens_of
+from benchmarks.editing.prose import Part, Reading, look_at_prose, tokens_of
 from errata_server.engine.answers import perplexity
+from errata_server.engine.runner import BASE
 from tests.benchmarks.test_methods import case
 
 TEXT = "The Louvre is in Paris. Paris is old, and the Louvre is near."
@@ -65,8 +67,6 @@ def test_an_abbreviation_ends_no_sentence():
 @pytest.fixture
 def told(bench):
     """The bench whose fixed texts state what is edited away, and the edit."""
-    import dataclasses
-
     texts = dataclasses.replace(
         bench.texts, drift=("Louvre is in the city of Paris.", *bench.texts.drift)
     )
@@ -83,7 +83,7 @@ def test_the_parts_add_up_to_the_rise_of_the_perplexity(told):
             tokens = list(tokens_of(guards, [edit], condition))
             after = perplexity(bench.runner, bench.texts.drift, condition.bank)
 
-    before = perplexity(bench.runner, bench.texts.drift, Condition().bank)
+    before = perplexity(bench.runner, bench.texts.drift, BASE)
     rise = math.fsum(token.rise for token in tokens) / len(tokens)
     assert math.exp(rise) == pytest.approx(after / before, rel=1e-5)
     assert figures["told_tokens"] > 0
