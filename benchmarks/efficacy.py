@@ -37,6 +37,7 @@ from benchmarks.editing.formats import read_cases
 from benchmarks.editing.judging import Group, Judge, Tally, percent
 from benchmarks.editing.methods import Condition, MethodName, opened
 from benchmarks.editing.plot import write_plot
+from benchmarks.editing.prose import look_at_prose
 from benchmarks.editing.workbench import Workbench, open_workbench
 from errata_server import files
 from errata_server.domain.errors import ErrataError, InvalidInputError
@@ -139,6 +140,8 @@ class Comparison:
             guards = guards_of(self.bench, self.cases[:size], condition)
             details = explain(guards, self.chosen(size), tally).to_json()
             extra, details["fire_most_in_prose"] = selectivity(guards, condition)
+            prose, details["prose"] = look_at_prose(guards, self.cases[:size], condition)
+            extra |= prose
         if name is MethodName.ERRATA and self.revert_half:
             extra |= self._half(size)
         return self._measured(name, size, tally, details, extra)

@@ -43,6 +43,8 @@ class Firing:
 
     text: int
     token: int
+    """Its place in the text."""
+
     subject: str
     """Whose edit it is."""
 
@@ -67,11 +69,12 @@ class Guards:
             (inputs,) = runner.inputs(batch, [self.branch.module])
             nearest = self.branch.nearest(inputs)
             fires = nearest.fires & batch.mask.bool()
+            padding = (1 - batch.mask).sum(dim=1).tolist()
             for row, column in fires.nonzero().tolist():
                 key = int(nearest.keys[row, column])
                 yield Firing(
                     text=start + row,
-                    token=column,
+                    token=column - padding[row],
                     subject=self.subjects[int(self.branch.owners[key])],
                     match=float(nearest.matches[row, column]),
                 )
