@@ -7,7 +7,6 @@ says on a pipe what it is about to write and what has been acknowledged; the pip
 Invariant: between two kills everything the ledger has ever acknowledged is looked for again.
 """
 
-import multiprocessing
 import random
 import time
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from typing import Final
 from benchmarks.reliability.breaches import noted
 from benchmarks.reliability.chronicle import SYNTHETIC, Chronicle, Top
 from benchmarks.reliability.databases import Kind, Store, opened
+from benchmarks.reliability.forked import processes
 from benchmarks.reliability.writes import Author, Change, Write, author, author_of
 from errata_server.domain.errors import ErrataError
 from errata_server.ledger.ledger import Ledger
@@ -35,8 +35,6 @@ SETTLING: Final = 0.2
 """Seconds a writer whose database was killed may go on once that is back."""
 
 PATIENCE: Final = 60.0
-_processes = multiprocessing.get_context("forkserver")
-_processes.set_forkserver_preload(["benchmarks.reliability.ledger_kills"])
 
 
 @dataclass(slots=True)
@@ -190,8 +188,8 @@ def _round(
     store: Store, url: str, draw: random.Random, witness: Witness, *, at_database: bool
 ) -> None:
     """Let one writer write, and kill it or its database at a random instant."""
-    mine, theirs = _processes.Pipe(duplex=False)
-    process = _processes.Process(
+    mine, theirs = processes.Pipe(duplex=False)
+    process = processes.Process(
         target=write_until_killed, args=(theirs, url, draw.getrandbits(32)), daemon=True
     )
     process.start()

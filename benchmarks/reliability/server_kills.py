@@ -21,6 +21,7 @@ from typing import Final
 
 import errata
 import errata.testing
+from benchmarks.reliability import forked
 from benchmarks.reliability.breaches import noted
 from benchmarks.reliability.databases import Kind, Store
 from benchmarks.reliability.playground import (
@@ -81,6 +82,7 @@ class ServerTally:
     """Every one of these in words."""
 
     ready_seconds: list[float] = field(default_factory=list)
+    """Of every start, its imports left out."""
 
 
 class Worker(threading.Thread):
@@ -290,7 +292,7 @@ class Life:
         """Check what the last life left, and kill the database and then the server."""
         begun = time.perf_counter()
         with (
-            errata.testing.server(ledger=self._url) as running,
+            forked.server(self._url) as running,
             errata.Client(running.address, timeout=30) as client,
         ):
             self._tally.ready_seconds.append(time.perf_counter() - begun)
@@ -334,7 +336,7 @@ def play(store: Store, rounds: int, seed: int, tally: ServerTally) -> None:
     draw = random.Random(seed)
     with store.ledger() as url:
         with (
-            errata.testing.server(ledger=url) as running,
+            forked.server(url) as running,
             errata.Client(running.address) as client,
         ):
             witness = Witness(edits=propose_edits(client))
@@ -353,6 +355,6 @@ def play(store: Store, rounds: int, seed: int, tally: ServerTally) -> None:
 def _digests_on(url: str, servers: int = 2) -> set[str]:
     """The weights that several servers on one ledger answer with."""
     with ExitStack() as stack:
-        running = [stack.enter_context(errata.testing.server(ledger=url)) for _ in range(servers)]
+        running = [stack.enter_context(forked.server(url)) for _ in range(servers)]
         clients = [stack.enter_context(errata.Client(server.address)) for server in running]
         return {client.head().served.weights_digest for client in clients}
