@@ -36,6 +36,10 @@ LONGEST_LIFE: Final = 0.5
 """Seconds of changes at most before a kill."""
 
 DATABASE_KILLS_A_LIFE: Final = 3
+LEASE_PATIENCE: Final = 60.0
+"""Seconds a killed server may keep others from proposing; its lease ends after 15."""
+
+LOOK_AGAIN: Final = 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -257,12 +261,24 @@ def _torn(client: errata.Client, edits: Sequence[str]) -> Iterator[str]:
         yield f"the head is {head.revision}, but served is {head.served}"
 
 
+def _start_once_free(client: errata.Client, asked: Asked) -> errata.Operation[errata.Proposal]:
+    """`start`, as soon as the lease of a server that was killed has ended."""
+    deadline = time.monotonic() + LEASE_PATIENCE
+    while True:
+        try:
+            return start(client, asked)
+        except errata.LeaseHeldError:
+            if time.monotonic() >= deadline:
+                raise
+        time.sleep(LOOK_AGAIN)
+
+
 def _check_proposal(client: errata.Client, asked: Asked, tally: ServerTally) -> None:
     """A proposal is one operation, which ended or will, and its edit has a report."""
     if not asked.operation:
         tally.in_flight += 1
     try:
-        again = start(client, asked)
+        again = _start_once_free(client, asked)
     except errata.ErrataError as error:  # nobody will learn what came of it
         tally.half_applied += noted(tally.breaches, "half_applied", [f"{asked}: {error}"])
         return

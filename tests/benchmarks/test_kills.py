@@ -12,6 +12,9 @@ from benchmarks.reliability.databases import Kind, opened, stores
 from benchmarks.reliability.ledger_kills import LedgerTally
 from benchmarks.reliability.server_kills import Asked, Attempt, ServerTally
 from benchmarks.reliability.writes import Change, author
+from errata_server.ledger.database import Database
+from errata_server.ledger.leases import Claim, Leases
+from tests.support import MODEL, NOON
 from tests.support.loopback import serving
 
 
@@ -139,3 +142,21 @@ def test_servers_are_held_against_what_they_acknowledged(tmp_path):
 
         settled = Attempt(kind="revert", edit=edit, request_id="back")
         assert checked(kept, in_flight=[settled])[1].changes[1].revision
+
+
+def test_a_proposal_is_asked_for_again_until_the_lease_of_who_was_killed_has_ended(tmp_path):
+    with serving(tmp_path) as server:
+        url = server.ledger
+    database = Database(url)
+    claim = Claim(model=MODEL, holder="killed", address="127.0.0.1:1", seconds=3)
+    Leases(database).take(claim, at=NOON)
+    database.close()
+    asked = Asked(fact=("Louvre", "{} is in the city of", "Rome"), request_id="p")
+    tally = ServerTally()
+
+    with serving(tmp_path) as server, errata.Client(server.address) as client:
+        with pytest.raises(errata.LeaseHeldError):
+            server_kills.start(client, asked)
+        server_kills.check(client, server_kills.Witness(edits=[], proposals=[asked]), tally)
+
+    assert tally == ServerTally(in_flight=1)
