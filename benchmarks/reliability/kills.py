@@ -54,7 +54,7 @@ def document(options: Options, ledger: LedgerTally, server: ServerTally) -> Docu
             "in_flight_committed": ledger.in_flight_committed + server.in_flight_committed,
             "acknowledged_lost": ledger.acknowledged_lost + server.acknowledged_lost,
             "half_applied": ledger.half_applied + server.half_applied,
-            "unexplained": ledger.unexplained,
+            "unexplained": ledger.unexplained + server.unexplained,
             "audits_failed": ledger.audits_failed + server.audits_failed,
             "not_ready": ledger.not_ready + server.not_ready,
             "digests_differ": server.digests_differ,

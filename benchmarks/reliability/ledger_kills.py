@@ -7,7 +7,6 @@ says on a pipe what it is about to write and what has been acknowledged; the pip
 Invariant: between two kills everything the ledger has ever acknowledged is looked for again.
 """
 
-import multiprocessing
 import random
 import time
 from collections.abc import Iterator
@@ -15,8 +14,10 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Final
 
+from benchmarks.reliability.breaches import noted
 from benchmarks.reliability.chronicle import SYNTHETIC, Chronicle, Top
 from benchmarks.reliability.databases import Kind, Store, opened
+from benchmarks.reliability.forked import processes
 from benchmarks.reliability.writes import Author, Change, Write, author, author_of
 from errata_server.domain.errors import ErrataError
 from errata_server.ledger.ledger import Ledger
@@ -34,8 +35,6 @@ SETTLING: Final = 0.2
 """Seconds a writer whose database was killed may go on once that is back."""
 
 PATIENCE: Final = 60.0
-_processes = multiprocessing.get_context("forkserver")
-_processes.set_forkserver_preload(["benchmarks.reliability.ledger_kills"])
 
 
 @dataclass(slots=True)
@@ -58,6 +57,8 @@ class LedgerTally:
 
     audits_failed: int = 0
     not_ready: int = 0
+    breaches: list[str] = field(default_factory=list)
+    """Every one of them in words."""
 
 
 def write_until_killed(pipe: Connection, url: str, seed: int) -> None:
@@ -121,16 +122,25 @@ class Witness:
 
 def check(ledger: Ledger, witness: Witness, tally: LedgerTally) -> None:
     """Hold the ledger against what it acknowledged; settles what was under way."""
-    tally.audits_failed += not ledger.audit(SYNTHETIC).clean
-    tally.acknowledged_lost += sum(not write.stored(ledger) for write in witness.acknowledged)
+    _audit(ledger, tally)
+    lost = (write for write in witness.acknowledged if not write.stored(ledger))
+    tally.acknowledged_lost += noted(tally.breaches, "acknowledged_lost", lost)
     if witness.in_flight is not None:
         _settle(ledger, witness.in_flight, tally)
         witness.acknowledged.append(witness.in_flight)
         witness.in_flight = None
-    asked = [write for write in witness.acknowledged if isinstance(write, Change)]
+    asked = [write.revision for write in witness.acknowledged if isinstance(write, Change)]
     kept = ledger.revisions(SYNTHETIC, start=1, limit=100_000)
-    tally.unexplained += [change.revision for change in asked] != kept
-    tally.audits_failed += not ledger.audit(SYNTHETIC).clean
+    odd = [revision for revision in (*asked, *kept) if (revision in asked) != (revision in kept)]
+    unasked = [odd or "revisions in another order"] if asked != kept else []
+    tally.unexplained += noted(tally.breaches, "unexplained", unasked)
+    _audit(ledger, tally)
+
+
+def _audit(ledger: Ledger, tally: LedgerTally) -> None:
+    audit = ledger.audit(SYNTHETIC)
+    unclean = [] if audit.clean else [audit]
+    tally.audits_failed += noted(tally.breaches, "audits_failed", unclean)
 
 
 def _settle(ledger: Ledger, write: Write, tally: LedgerTally) -> None:
@@ -138,10 +148,13 @@ def _settle(ledger: Ledger, write: Write, tally: LedgerTally) -> None:
     tally.in_flight += 1
     tally.in_flight_committed += write.stored(ledger)
     try:
-        same = write.perform(ledger) == write.perform(ledger)
-    except ErrataError:
-        same = False
-    tally.half_applied += not (same and write.stored(ledger))
+        first, second = write.perform(ledger), write.perform(ledger)
+    except ErrataError as error:
+        halves = [f"{write}: {error}"]
+    else:
+        whole = first == second and write.stored(ledger)
+        halves = [] if whole else [f"{write}: gave {first}, then {second}"]
+    tally.half_applied += noted(tally.breaches, "half_applied", halves)
 
 
 def play(store: Store, rounds: int, seed: int, tally: LedgerTally) -> None:
@@ -167,16 +180,16 @@ def _check_once_ready(url: str, witness: Witness, tally: LedgerTally) -> None:
     try:
         with opened(url) as ledger:
             check(ledger, witness, tally)
-    except ErrataError:
-        tally.not_ready += 1
+    except ErrataError as error:
+        tally.not_ready += noted(tally.breaches, "not_ready", [error])
 
 
 def _round(
     store: Store, url: str, draw: random.Random, witness: Witness, *, at_database: bool
 ) -> None:
     """Let one writer write, and kill it or its database at a random instant."""
-    mine, theirs = _processes.Pipe(duplex=False)
-    process = _processes.Process(
+    mine, theirs = processes.Pipe(duplex=False)
+    process = processes.Process(
         target=write_until_killed, args=(theirs, url, draw.getrandbits(32)), daemon=True
     )
     process.start()

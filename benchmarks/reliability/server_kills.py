@@ -13,12 +13,16 @@ import random
 import signal
 import threading
 import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import errata
 import errata.testing
+from benchmarks.reliability import forked
+from benchmarks.reliability.breaches import noted
 from benchmarks.reliability.databases import Kind, Store
 from benchmarks.reliability.playground import (
     FACTS,
@@ -32,6 +36,10 @@ LONGEST_LIFE: Final = 0.5
 """Seconds of changes at most before a kill."""
 
 DATABASE_KILLS_A_LIFE: Final = 3
+LEASE_PATIENCE: Final = 60.0
+"""Seconds a killed server may keep others from proposing; its lease ends after 15."""
+
+LOOK_AGAIN: Final = 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,12 +74,19 @@ class ServerTally:
     in_flight_committed: int = 0
     acknowledged_lost: int = 0
     half_applied: int = 0
+    unexplained: int = 0
+    """Revisions nobody asked for."""
+
     audits_failed: int = 0
     not_ready: int = 0
     digests_differ: int = 0
     """Servers started on the same ledger that serve something else."""
 
+    breaches: list[str] = field(default_factory=list)
+    """Every one of these in words."""
+
     ready_seconds: list[float] = field(default_factory=list)
+    """Of every start, its imports left out."""
 
 
 class Worker(threading.Thread):
@@ -188,34 +203,74 @@ class Witness:
 def check(client: errata.Client, witness: Witness, tally: ServerTally) -> None:
     """Hold what the server knows against what was acknowledged; settles what was under way."""
     history = {revision.name: revision for revision in client.revisions(page_size=1000)}
-    requests = [revision.request_id for revision in history.values()]
-    for attempt in witness.changes:
-        kept = history.get(attempt.revision)
-        whole = kept is not None and kept.edits == (attempt.edit,)
-        tally.acknowledged_lost += not (whole and requests.count(attempt.request_id) == 1)
+    _check_history(history, witness, tally)
+    requests = Counter(revision.request_id for revision in history.values())
     for attempt in witness.in_flight:
         tally.in_flight += 1
         tally.in_flight_committed += attempt.request_id in requests
-        tally.half_applied += not settles(client, attempt)
+        _settle(client, attempt, witness, tally)
     witness.in_flight.clear()
     for asked in witness.proposals:
         _check_proposal(client, asked, tally)
-    tally.audits_failed += not client.audit().clean
-    head = client.head()
-    states = {edit: client.edit(edit).state for edit in witness.edits}
-    live = {edit for edit, state in states.items() if state is errata.EditState.APPLIED}
-    tally.half_applied += live != applied_edits(client)
-    tally.half_applied += head.served.weights_digest != head.revision.weights_digest
+    audit = client.audit()
+    tally.audits_failed += noted(tally.breaches, "audits_failed", [] if audit.clean else [audit])
+    tally.half_applied += noted(tally.breaches, "half_applied", _torn(client, witness.edits))
 
 
-def settles(client: errata.Client, attempt: Attempt) -> bool:
+def _check_history(
+    history: Mapping[str, errata.Revision], witness: Witness, tally: ServerTally
+) -> None:
+    """Everything acknowledged is there as it was, once, and nothing that nobody asked for."""
+    requests = Counter(revision.request_id for revision in history.values())
+    lost = []
+    for attempt in witness.changes:
+        kept = history.get(attempt.revision)
+        whole = kept is not None and kept.edits == (attempt.edit,)
+        if not (whole and requests[attempt.request_id] == 1):
+            lost.append(f"{attempt}: kept as {kept}, {requests[attempt.request_id]} times")
+    tally.acknowledged_lost += noted(tally.breaches, "acknowledged_lost", lost)
+    asked = {attempt.request_id for attempt in (*witness.changes, *witness.in_flight)}
+    changes = (one for one in history.values() if one.kind is not errata.RevisionKind.GENESIS)
+    unasked = (change for change in changes if change.request_id not in asked)
+    tally.unexplained += noted(tally.breaches, "unexplained", unasked)
+
+
+def _settle(client: errata.Client, attempt: Attempt, witness: Witness, tally: ServerTally) -> None:
     """Whether asking again twice gives one and the same revision, present once."""
     try:
         first, second = ask(client, attempt), ask(client, attempt)
-    except errata.ErrataError:
-        return False
+    except errata.ErrataError as error:
+        tally.half_applied += noted(tally.breaches, "half_applied", [f"{attempt}: {error}"])
+        return
     found = [r for r in client.revisions(page_size=1000) if r.request_id == attempt.request_id]
-    return len(found) == 1 and first.revision.name == second.revision.name == found[0].name
+    names = [first.revision.name, second.revision.name, *(revision.name for revision in found)]
+    halves = [] if names == names[:1] * 3 else [f"{attempt}: gave {names}"]
+    tally.half_applied += noted(tally.breaches, "half_applied", halves)
+    witness.changes.append(replace(attempt, revision=first.revision.name))
+
+
+def _torn(client: errata.Client, edits: Sequence[str]) -> Iterator[str]:
+    """Where edits' states, the history and what is served contradict each other."""
+    head = client.head()
+    states = {edit: client.edit(edit).state for edit in edits}
+    live = {edit for edit, state in states.items() if state is errata.EditState.APPLIED}
+    applied = applied_edits(client)
+    if live != applied:
+        yield f"{states}, but the history leaves {applied}"
+    if head.served.weights_digest != head.revision.weights_digest:
+        yield f"the head is {head.revision}, but served is {head.served}"
+
+
+def _start_once_free(client: errata.Client, asked: Asked) -> errata.Operation[errata.Proposal]:
+    """`start`, as soon as the lease of a server that was killed has ended."""
+    deadline = time.monotonic() + LEASE_PATIENCE
+    while True:
+        try:
+            return start(client, asked)
+        except errata.LeaseHeldError:
+            if time.monotonic() >= deadline:
+                raise
+        time.sleep(LOOK_AGAIN)
 
 
 def _check_proposal(client: errata.Client, asked: Asked, tally: ServerTally) -> None:
@@ -223,18 +278,22 @@ def _check_proposal(client: errata.Client, asked: Asked, tally: ServerTally) -> 
     if not asked.operation:
         tally.in_flight += 1
     try:
-        again = start(client, asked)
-    except errata.ErrataError:
-        tally.half_applied += 1  # nobody will learn what came of it
+        again = _start_once_free(client, asked)
+    except errata.ErrataError as error:  # nobody will learn what came of it
+        tally.half_applied += noted(tally.breaches, "half_applied", [f"{asked}: {error}"])
         return
-    tally.acknowledged_lost += asked.operation not in {"", again.name}
+    lost = []
+    if asked.operation not in {"", again.name}:
+        lost.append(f"{asked}: now {again.name}")
     try:
         edit = again.result(PATIENCE).edit
-    except errata.ErrataError:  # it ended badly, and says so for ever
-        tally.acknowledged_lost += bool(asked.edit)
+    except errata.ErrataError as error:  # it ended badly, and says so for ever
+        lost += [f"{asked}: {error}"] if asked.edit else []
     else:
-        tally.acknowledged_lost += asked.edit not in {"", edit.id}
-        tally.half_applied += not client.report(client.edit(edit.id).report).checks
+        lost += [f"{asked}: now {edit.id}"] if asked.edit not in {"", edit.id} else []
+        halves = [] if client.report(client.edit(edit.id).report).checks else [f"{asked}: {edit}"]
+        tally.half_applied += noted(tally.breaches, "half_applied", halves)
+    tally.acknowledged_lost += noted(tally.breaches, "acknowledged_lost", lost)
 
 
 class Life:
@@ -249,7 +308,7 @@ class Life:
         """Check what the last life left, and kill the database and then the server."""
         begun = time.perf_counter()
         with (
-            errata.testing.server(ledger=self._url) as running,
+            forked.server(self._url) as running,
             errata.Client(running.address, timeout=30) as client,
         ):
             self._tally.ready_seconds.append(time.perf_counter() - begun)
@@ -263,8 +322,8 @@ class Life:
     def _check(self, client: errata.Client, witness: Witness) -> None:
         try:
             check(client, witness, self._tally)
-        except errata.ErrataError:
-            self._tally.not_ready += 1
+        except errata.ErrataError as error:
+            self._tally.not_ready += noted(self._tally.breaches, "not_ready", [error])
         witness.proposals.clear()
 
     def _kill_database_under(self, address: str, witness: Witness, draw: random.Random) -> None:
@@ -293,7 +352,7 @@ def play(store: Store, rounds: int, seed: int, tally: ServerTally) -> None:
     draw = random.Random(seed)
     with store.ledger() as url:
         with (
-            errata.testing.server(ledger=url) as running,
+            forked.server(url) as running,
             errata.Client(running.address) as client,
         ):
             witness = Witness(edits=propose_edits(client))
@@ -304,12 +363,14 @@ def play(store: Store, rounds: int, seed: int, tally: ServerTally) -> None:
             left -= most
         Life(store, url, tally).play(witness, draw, 0)
         if store.kind is Kind.POSTGRESQL:
-            tally.digests_differ += _digests_on(url) != 1
+            digests = _digests_on(url)
+            differing = [digests] if len(digests) != 1 else []
+            tally.digests_differ += noted(tally.breaches, "digests_differ", differing)
 
 
-def _digests_on(url: str, servers: int = 2) -> int:
-    """How many different weights several servers on one ledger answer with."""
+def _digests_on(url: str, servers: int = 2) -> set[str]:
+    """The weights that several servers on one ledger answer with."""
     with ExitStack() as stack:
-        running = [stack.enter_context(errata.testing.server(ledger=url)) for _ in range(servers)]
+        running = [stack.enter_context(forked.server(url)) for _ in range(servers)]
         clients = [stack.enter_context(errata.Client(server.address)) for server in running]
-        return len({client.head().served.weights_digest for client in clients})
+        return {client.head().served.weights_digest for client in clients}

@@ -22,6 +22,13 @@ _HOST_AND_PORT: Final = re.compile(r"[^\s/]+:\d{1,5}")
 _MAX_MESSAGE: Final = 64 * 1024 * 1024
 """A report keeps every prompt with its answers, so it outgrows gRPC's 4 MiB."""
 
+STREAMING: Final = (
+    {"service": "errata.v1.InferenceService", "method": "Generate"},
+    {"service": "errata.v1.LedgerService", "method": "WatchRevisions"},
+)
+"""Never retried by gRPC: where it may retry a stream and the server is killed, the caller waits
+for ever, past its deadline too (grpcio 1.85)."""
+
 _SERVICE_CONFIG: Final = json.dumps(
     {
         "methodConfig": [
@@ -34,7 +41,8 @@ _SERVICE_CONFIG: Final = json.dumps(
                     "backoffMultiplier": 2,
                     "retryableStatusCodes": ["UNAVAILABLE"],
                 },
-            }
+            },
+            {"name": STREAMING},
         ]
     }
 )

@@ -12,6 +12,9 @@ from benchmarks.reliability.databases import Kind, opened, stores
 from benchmarks.reliability.ledger_kills import LedgerTally
 from benchmarks.reliability.server_kills import Asked, Attempt, ServerTally
 from benchmarks.reliability.writes import Change, author
+from errata_server.ledger.database import Database
+from errata_server.ledger.leases import Claim, Leases
+from tests.support import MODEL, NOON
 from tests.support.loopback import serving
 
 
@@ -64,10 +67,13 @@ def test_an_acknowledged_change_that_is_there_otherwise_is_lost(ledger, written)
     assert (tally.acknowledged_lost, tally.unexplained) == (1, 1)
 
 
-def test_a_revision_nobody_asked_for_is_unexplained(ledger, written):
-    made(ledger, written)
+def test_a_revision_nobody_asked_for_is_unexplained_and_named(ledger, written):
+    change = made(ledger, written)
 
-    assert counted(ledger).unexplained == 1
+    tally = counted(ledger)
+
+    assert tally.unexplained == 1
+    assert change.revision.request_id in tally.breaches[0]
 
 
 def test_what_was_cut_off_is_settled_whether_it_happened_or_not(ledger, written):
@@ -114,7 +120,7 @@ def test_servers_are_held_against_what_they_acknowledged(tmp_path):
             operation="operations/x",
         )
 
-        def count(*changes, in_flight=(), proposals=()):
+        def checked(*changes, in_flight=(), proposals=()):
             tally = ServerTally()
             witness = server_kills.Witness(
                 edits=[edit],
@@ -123,9 +129,34 @@ def test_servers_are_held_against_what_they_acknowledged(tmp_path):
                 proposals=list(proposals),
             )
             server_kills.check(client, witness, tally)
-            return tally
+            return tally, witness
+
+        def count(*changes, **under_way):
+            return checked(*changes, **under_way)[0]
 
         assert count(kept) == ServerTally()
         assert count(lost, other).acknowledged_lost == 2
-        assert count(in_flight=[unsettled]).half_applied == 1
-        assert count(proposals=[asked]).acknowledged_lost == 1
+        assert count().unexplained == 1
+        assert count(kept, in_flight=[unsettled]).half_applied == 1
+        assert count(kept, proposals=[asked]).acknowledged_lost == 1
+
+        settled = Attempt(kind="revert", edit=edit, request_id="back")
+        assert checked(kept, in_flight=[settled])[1].changes[1].revision
+
+
+def test_a_proposal_is_asked_for_again_until_the_lease_of_who_was_killed_has_ended(tmp_path):
+    with serving(tmp_path) as server:
+        url = server.ledger
+    database = Database(url)
+    claim = Claim(model=MODEL, holder="killed", address="127.0.0.1:1", seconds=3)
+    Leases(database).take(claim, at=NOON)
+    database.close()
+    asked = Asked(fact=("Louvre", "{} is in the city of", "Rome"), request_id="p")
+    tally = ServerTally()
+
+    with serving(tmp_path) as server, errata.Client(server.address) as client:
+        with pytest.raises(errata.LeaseHeldError):
+            server_kills.start(client, asked)
+        server_kills.check(client, server_kills.Witness(edits=[], proposals=[asked]), tally)
+
+    assert tally == ServerTally(in_flight=1)

@@ -1,12 +1,21 @@
 """The suite `races` finds the histories that no order explains."""
 
+import random
 from dataclasses import replace
 
 import pytest
 
 import errata
 from benchmarks.reliability.linearizability import Event, Outcome, linearizable, state_of
-from benchmarks.reliability.races import ACTIONS, CLIENTS, RaceTally, judge, made_since, race
+from benchmarks.reliability.races import (
+    ACTIONS,
+    CLIENTS,
+    Player,
+    RaceTally,
+    judge,
+    made_since,
+    race,
+)
 from errata_server.domain.edits import AppliedSet
 from tests.support.loopback import serving
 
@@ -172,3 +181,23 @@ def test_clients_that_race_on_a_server_are_explained(tmp_path):
     assert {event.action for event in history} <= set(ACTIONS)
     assert (tally.violations, tally.outcomes[Outcome.UNKNOWN]) == (0, 0)
     assert tally.committed > 0
+
+
+@pytest.mark.parametrize("promoting", [False, True])
+def test_main_is_changed_by_promotions_alone_in_every_other_round(promoting):
+    with errata.Client("127.0.0.1:1") as client:
+        player = Player(
+            number=0,
+            client=client,
+            draw=random.Random(1),
+            edits=[],
+            names=[],
+            branches=["main"],
+            promoting=promoting,
+        )
+        at_first = player.changed_branch()
+        player.branches.append("trial")
+        later = {player.changed_branch() for _ in range(20)}
+
+    assert at_first == "main"
+    assert later == ({"trial"} if promoting else {"main", "trial"})
