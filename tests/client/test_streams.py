@@ -54,15 +54,17 @@ def test_a_stream_ends_when_its_server_is_killed(named):
     server = subprocess.Popen(
         [sys.executable, "-c", SILENT_SERVER], stdout=subprocess.PIPE, text=True
     )
+    assert server.stdout is not None
     address = f"127.0.0.1:{server.stdout.readline().strip()}"
     codes, asked = [], threading.Event()
 
     def ask():
         with grpc.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
             grpc.channel_ready_future(channel).result(DEADLINE)
-            replies = channel.unary_stream(f"/{named['service']}/{named['method']}")(
-                b"", timeout=DEADLINE
+            method = channel.unary_stream(
+                f"/{named['service']}/{named['method']}", request_serializer=bytes
             )
+            replies = method(b"", timeout=DEADLINE)
             asked.set()
             try:
                 next(replies)
