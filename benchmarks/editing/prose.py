@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 
 from torch.nn import functional
 
@@ -65,7 +65,7 @@ class Token:
 
 def look_at_prose(
     guards: Guards, cases: Sequence[Case], condition: Condition
-) -> tuple[dict[str, float], dict[str, object]]:
+) -> tuple[dict[str, float], dict[str, Any]]:
     """Figures and details of the fixed texts under the edits of ``cases``."""
     found = list(tokens_of(guards, cases, condition))
     untold = [token for token in found if token.part is not Part.TOLD]
@@ -80,7 +80,7 @@ def look_at_prose(
     if whole:
         figures |= {f"rise_{part.value}": 100 * rises[part] / whole for part in Part}
     most = sorted(untold, key=lambda token: -token.rise)[:SEVERAL]
-    details: dict[str, object] = {
+    details: dict[str, Any] = {
         "nats": {part.value: rises[part] for part in Part},
         "tokens": {part.value: sum(token.part is part for token in found) for part in Part},
         "told": [_row(token) for token in found if token.part is Part.TOLD],

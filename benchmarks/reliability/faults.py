@@ -23,7 +23,7 @@ from benchmarks.reliability.options import Options, log
 from benchmarks.reliability.writes import Author, Write, author
 from errata_server.domain import canonical
 from errata_server.domain.errors import ErrataError
-from errata_server.domain.ids import MAIN, ModelId
+from errata_server.domain.ids import MAIN, BranchName, ModelId
 from errata_server.ledger import tables
 from errata_server.ledger.database import Database
 from errata_server.ledger.ledger import Ledger
@@ -253,6 +253,39 @@ def service_cases(server: InProcess) -> Sequence[UseCase]:
     )
 
 
+def branch_cases(server: InProcess) -> Sequence[UseCase]:
+    """A server's use cases that begin and move branches other than main."""
+
+    def begun(call: Call) -> BranchName:
+        name = BranchName(f"trial-{call.request_id[:12]}")
+        server.branches.create(name, call, start="0")
+        return name
+
+    def beginning() -> Trial:
+        call = _call()
+        return Trial(perform=lambda: begun(call))
+
+    source = begun(_call())
+    server.changes.apply([server.edits[0]], source, _call(), override="a fault")
+
+    def promoting() -> Trial:
+        # To a branch of its own: what has been promoted to often takes more and more calls.
+        target, call = begun(_call()), _call()
+        return Trial(perform=lambda: server.branches.promote(source, target, call).revision.id)
+
+    def protecting() -> Trial:
+        branch, call = begun(_call()), _call()
+        return Trial(
+            perform=lambda: server.branches.protect(branch, call, protected=True).revision.id
+        )
+
+    return (
+        UseCase(name="branch", prepare=beginning),
+        UseCase(name="promote", prepare=promoting),
+        UseCase(name="protect", prepare=protecting),
+    )
+
+
 def _call() -> Call:
     return Call(actor="ana", reason="a fault")
 
@@ -267,7 +300,7 @@ def prosecutions(
         model, cases = written.chronicle.model, ledger_cases(ledger, written)
         prosecutor = Prosecutor(database=database, model=model, injector=injector, tally=tally)
     else:
-        cases = service_cases(server)
+        cases = (*service_cases(server), *branch_cases(server))
         prosecutor = Prosecutor(
             database=database,
             model=server.model,

@@ -18,6 +18,7 @@ from errata_server.ledger.database import Database
 from errata_server.ledger.leases import Leases
 from errata_server.ledger.ledger import Ledger
 from errata_server.rpc.assembly import Sources, services_over
+from errata_server.service.branches import Branches
 from errata_server.service.calls import Call
 from errata_server.service.changes import Changes
 from errata_server.service.leases import LeaseKeeper
@@ -38,6 +39,7 @@ class InProcess:
     serving: Serving
     operations: Operations
     changes: Changes
+    branches: Branches
     proposals: Proposals
     suites: Suites
     edits: Sequence[EditId] = ()
@@ -100,6 +102,7 @@ def in_process(url: str) -> Iterator[InProcess]:
             serving=serving,
             operations=operations,
             changes=services.changes,
+            branches=services.branches,
             proposals=proposals,
             suites=services.upkeep.suites,
             edits=[_made(operations, started)],

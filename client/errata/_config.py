@@ -50,6 +50,9 @@ _SERVICE_CONFIG: Final = json.dumps(
 
 CHANNEL_OPTIONS: Final[list[tuple[str, Any]]] = [
     ("grpc.service_config", _SERVICE_CONFIG),
+    # A connection of its own: one that another client of the process shares may still be waiting
+    # to try again after its server was away.
+    ("grpc.use_local_subchannel_pool", 1),
     ("grpc.max_receive_message_length", _MAX_MESSAGE),
     ("grpc.max_send_message_length", _MAX_MESSAGE),
     ("grpc.initial_reconnect_backoff_ms", 100),

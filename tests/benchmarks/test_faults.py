@@ -11,6 +11,7 @@ from benchmarks.reliability.faults import (
     Prosecutor,
     Trial,
     UseCase,
+    branch_cases,
     ledger_cases,
     service_cases,
 )
@@ -112,7 +113,14 @@ def test_a_use_case_that_swallows_or_leaks_a_fault_is_found_out(court):
     assert tally.violations["leaky: not stored"] > 0
 
 
-def test_a_server_s_use_cases_stand_every_fault(tmp_path):
+@pytest.mark.parametrize(
+    ("cases", "names"),
+    [
+        (service_cases, {"apply", "revert", "approve", "suite", "propose"}),
+        (branch_cases, {"branch", "promote", "protect"}),
+    ],
+)
+def test_a_server_s_use_cases_stand_every_fault(cases, names):
     with stores([Kind.SQLITE]) as (store,), store.ledger() as url, open_services(url) as opened:
         server = InProcess(
             database=opened.ledger._database,
@@ -121,6 +129,7 @@ def test_a_server_s_use_cases_stand_every_fault(tmp_path):
             serving=opened.serving,
             operations=opened.operations,
             changes=opened.changes,
+            branches=opened.branches,
             proposals=opened.proposals,
             suites=opened.upkeep.suites,
             edits=[opened.proposed().id],
@@ -134,8 +143,8 @@ def test_a_server_s_use_cases_stand_every_fault(tmp_path):
                 tally=FaultTally(),
                 served=server.serves_the_head,
             )
-            for case in service_cases(server):
+            for case in cases(server):
                 prosecutor.try_all(case, Fault.LOST)
 
     assert not prosecutor.tally.violations
-    assert set(prosecutor.tally.calls) == {"apply", "revert", "approve", "suite", "propose"}
+    assert set(prosecutor.tally.calls) == names

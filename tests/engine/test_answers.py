@@ -331,8 +331,8 @@ def test_perplexity_is_the_naive_one(either, a_bank, monkeypatch):
 def test_a_perplexity_lets_others_have_the_model_every_few_texts(gpt2, monkeypatch):
     texts = [f"They say {word} is old." for word in "abcdefghij"]
     length = max(len(gpt2.tokens.encode(text)) for text in texts)
-    for module in (answers, recall):
-        monkeypatch.setattr(module, "SCORED_TOKENS", 4 * length)
+    for room in (answers, recall):
+        monkeypatch.setattr(room, "SCORED_TOKENS", 4 * length)
     rows = []
     module = projection(gpt2.model, gpt2.checkpoint.projection_path(0))
 
