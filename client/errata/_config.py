@@ -50,14 +50,13 @@ _SERVICE_CONFIG: Final = json.dumps(
 
 CHANNEL_OPTIONS: Final[list[tuple[str, Any]]] = [
     ("grpc.service_config", _SERVICE_CONFIG),
-    # A connection of its own: one that another client of the process shares may still be waiting
-    # to try again after its server was away.
-    ("grpc.use_local_subchannel_pool", 1),
     ("grpc.max_receive_message_length", _MAX_MESSAGE),
     ("grpc.max_send_message_length", _MAX_MESSAGE),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 2_000),
+    # Less than the pauses between attempts of a call come to: clients of one process share a
+    # connection, and one that waits to be tried again must not fail the calls of a new client.
+    ("grpc.max_reconnect_backoff_ms", 500),
 ]
 
 
