@@ -15,11 +15,10 @@ from benchmarks.editing.cases import Case
 from benchmarks.editing.judging import Group, Tally
 from benchmarks.editing.methods import Condition
 from benchmarks.editing.workbench import Workbench, prose_of
-from errata_server.engine.answers import perplexity
+from errata_server.engine.answers import in_batches, perplexity
 from errata_server.engine.bank import GuardedBranch
 from errata_server.engine.runner import BASE
 
-ROWS: Final = 32
 SEVERAL: Final = 20
 """Worst offenders that are named."""
 
@@ -64,8 +63,8 @@ class Guards:
         """Every firing in ``texts``, cut to the context."""
         runner = self.bench.runner
         rows = [runner.tokens.encode(text)[: runner.tokens.context] for text in texts]
-        for start in range(0, len(rows), ROWS):
-            batch = runner.tokens.pad(rows[start : start + ROWS])
+        for some in in_batches(list(enumerate(rows)), lambda numbered: len(numbered[1])):
+            batch = runner.tokens.pad([row for _, row in some])
             (inputs,) = runner.inputs(batch, [self.branch.module])
             nearest = self.branch.nearest(inputs)
             fires = nearest.fires & batch.mask.bool()
@@ -73,7 +72,7 @@ class Guards:
             for row, column in fires.nonzero().tolist():
                 key = int(nearest.keys[row, column])
                 yield Firing(
-                    text=start + row,
+                    text=some[row][0],
                     token=column - padding[row],
                     subject=self.subjects[int(self.branch.owners[key])],
                     match=float(nearest.matches[row, column]),

@@ -13,12 +13,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
-from torch.nn import functional
-
 from benchmarks.editing.cases import Case
 from benchmarks.editing.firings import Firing, Guards
 from benchmarks.editing.methods import Condition
-from errata_server.engine.answers import ROWS
+from errata_server.engine.answers import SCORED_TOKENS, in_batches, token_losses
 from errata_server.engine.bank import Bank
 from errata_server.engine.runner import BASE, Runner
 
@@ -107,8 +105,8 @@ def tokens_of(guards: Guards, cases: Sequence[Case], condition: Condition) -> It
     fired: defaultdict[int, list[Firing]] = defaultdict(list)
     for firing in guards.firings(texts):
         fired[firing.text].append(firing)
-    before = token_losses(runner, texts, BASE)
-    after = token_losses(runner, texts, condition.bank)
+    rows = [runner.tokens.encode(text)[: runner.tokens.context] for text in texts]
+    before, after = (list(_losses(runner, rows, bank)) for bank in (BASE, condition.bank))
     for index, text in enumerate(texts):
         reading = Reading.of(runner, text)
         parts = reading.parts(fired[index], objects)
@@ -133,8 +131,7 @@ class Reading:
     @classmethod
     def of(cls, runner: Runner, text: str) -> "Reading":
         """``text`` as ``runner``'s model reads it."""
-        encoded = runner.tokens.tokenizer(text, return_offsets_mapping=True)
-        return cls(text, encoded["offset_mapping"][: runner.tokens.context])
+        return cls(text, runner.tokens.encoded(text).offsets[: runner.tokens.context])
 
     def piece(self, token: int) -> str:
         """The characters of one token."""
@@ -186,14 +183,8 @@ class Reading:
         ]
 
 
-def token_losses(runner: Runner, texts: Sequence[str], bank: Bank) -> list[list[float]]:
-    """The negative log-likelihood of each token of ``texts`` but the first."""
-    rows = [runner.tokens.encode(text)[: runner.tokens.context] for text in texts]
-    found: list[list[float]] = []
-    for start in range(0, len(rows), ROWS):
-        batch = runner.tokens.pad(rows[start : start + ROWS])
-        scores = functional.log_softmax(runner.logits(batch, bank).float(), dim=-1)
-        picked = -scores[:, :-1].gather(2, batch.ids[:, 1:, None])[..., 0].double()
-        for row, ids in zip(picked, rows[start : start + ROWS], strict=True):
-            found.append(row[row.shape[0] - (len(ids) - 1) :].tolist())
-    return found
+def _losses(
+    runner: Runner, rows: Sequence[Sequence[int]], bank: Bank
+) -> Iterator[tuple[float, ...]]:
+    for some in in_batches(rows, len, tokens=SCORED_TOKENS):
+        yield from token_losses(runner, some, bank)

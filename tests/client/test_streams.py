@@ -8,15 +8,7 @@ import grpc
 import pytest
 
 from errata._config import CHANNEL_OPTIONS, STREAMING
-from errata.v1 import (
-    crawls_pb2,
-    edits_pb2,
-    inference_pb2,
-    ledger_pb2,
-    models_pb2,
-    suites_pb2,
-    traces_pb2,
-)
+from tests.support import protocol
 
 SILENT_SERVER = """
 import time
@@ -34,14 +26,12 @@ server.wait_for_termination()
 """
 DEADLINE = 5
 PATIENCE = 3 * DEADLINE
-FILES = (crawls_pb2, edits_pb2, inference_pb2, ledger_pb2, models_pb2, suites_pb2, traces_pb2)
 
 
 def test_every_stream_of_the_protocol_is_left_out_of_the_retries():
     streams = [
         {"service": service.full_name, "method": method.name}
-        for file in FILES
-        for service in file.DESCRIPTOR.services_by_name.values()
+        for service in protocol.services()
         for method in service.methods
         if method.server_streaming
     ]

@@ -19,15 +19,6 @@ from typer.testing import CliRunner
 import errata
 from benchmarks.reliability.__main__ import Suite
 from errata.cli.__main__ import app as client_app
-from errata.v1 import (
-    crawls_pb2,
-    edits_pb2,
-    inference_pb2,
-    ledger_pb2,
-    models_pb2,
-    suites_pb2,
-    traces_pb2,
-)
 from errata_server import telemetry
 from errata_server.__main__ import cli as server_app
 from errata_server.config import Settings
@@ -39,6 +30,7 @@ from errata_server.ledger.urls import TUNING, Tuning
 from errata_server.rpc.status import STATUS_OF
 from tests.contract import pages
 from tests.contract.sources import python_files
+from tests.support import protocol
 from tests.support.loopback import serving
 
 
@@ -284,12 +276,8 @@ def test_every_service_is_documented_with_its_methods():
         for service, methods in pages.table(API, "service")
     }
 
-    files = (
-        edits_pb2, ledger_pb2, inference_pb2, models_pb2, suites_pb2, crawls_pb2, traces_pb2,
-    )  # fmt: skip
-    for file in files:
-        for service in file.DESCRIPTOR.services_by_name.values():
-            assert documented[service.full_name] == {method.name for method in service.methods}
+    for service in protocol.services():
+        assert documented[service.full_name] == {method.name for method in service.methods}
 
 
 # Operations -------------------------------------------------------------------------------

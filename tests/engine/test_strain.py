@@ -7,7 +7,7 @@ from errata_server.domain.errors import PromptTooLongError
 from errata_server.domain.facts import CheckPrompt
 from errata_server.domain.generation import GenerationOptions
 from errata_server.domain.ids import Digest
-from errata_server.engine import measure
+from errata_server.engine import answers
 from errata_server.engine.answers import continue_greedily
 from errata_server.engine.architecture import projection
 from errata_server.engine.bank import linear_branch
@@ -106,7 +106,7 @@ def test_a_patch_alone_has_no_nearest(gpt2, patches):
 
 
 def test_questions_in_batches_get_the_answers_they_get_together(trained, monkeypatch):
-    monkeypatch.setattr(measure, "ROWS", 32)
+    monkeypatch.setattr(answers, "ROWS", 32)
     prompts = [CheckPrompt(prompt=f"{name} is in", expected="Paris") for name in SUBJECTS] * 12
     seen = []
 

@@ -326,12 +326,18 @@ def rows_of(runner: Runner, texts: Sequence[str]) -> list[tuple[int, ...]]:
 
 def losses(runner: Runner, rows: Sequence[Sequence[int]], bank: Bank) -> list[tuple[float, int]]:
     """(negative log-likelihood, tokens predicted) of each of ``rows``, in one batch."""
+    return [(math.fsum(row), len(row)) for row in token_losses(runner, rows, bank)]
+
+
+def token_losses(
+    runner: Runner, rows: Sequence[Sequence[int]], bank: Bank
+) -> list[tuple[float, ...]]:
+    """The negative log-likelihoods of each of ``rows``' tokens but the first, in one batch."""
     batch = runner.tokens.pad(rows)
     scores = functional.log_softmax(runner.logits(batch, bank).float(), dim=-1)
-    picked = scores[:, :-1].gather(2, batch.ids[:, 1:, None])[..., 0]
+    picked = -scores[:, :-1].gather(2, batch.ids[:, 1:, None])[..., 0].double()
     real = batch.mask[:, :-1].bool()
-    sums = picked.double().masked_fill(~real, 0.0).sum(dim=1)
-    return list(zip((-sums).tolist(), real.sum(dim=1).tolist(), strict=True))
+    return [tuple(row[kept].tolist()) for row, kept in zip(picked, real, strict=True)]
 
 
 def perplexity_of(found: Sequence[tuple[float, int]]) -> float:

@@ -16,7 +16,7 @@ from errata_server.domain.facts import CheckPrompt
 from errata_server.domain.generation import GenerationOptions
 from errata_server.domain.measurements import Answer, Measurements, VerificationPlan
 from errata_server.domain.operations import Progress, ReportProgress
-from errata_server.engine.answers import ROWS, in_batches, next_token_log_probabilities
+from errata_server.engine.answers import in_batches, next_token_log_probabilities
 from errata_server.engine.bank import Bank
 from errata_server.engine.recall import Recall
 from errata_server.engine.runner import BASE, Runner
@@ -191,8 +191,9 @@ def ask_in_batches(
         CancelledError: ``progress`` asked for it.
     """
     found: list[Answer] = []
-    for start in range(0, len(prompts), ROWS):
-        found += ask(recall, prompts[start : start + ROWS], before, after)
+    tokens = recall.runner.tokens
+    for some in in_batches(prompts, lambda prompt: len(tokens.encode(prompt.prompt))):
+        found += ask(recall, some, before, after)
         progress(Progress(stage="questions", done=len(found), total=len(prompts)))
     return tuple(found)
 
@@ -212,10 +213,9 @@ def continue_in_batches(
         CancelledError: ``progress`` asked for it.
     """
     found: list[str] = []
-    for start in range(0, len(prompts), ROWS):
-        rows = prompts[start : start + ROWS]
-        new_tokens = options.max_new_tokens
-        found += recall.continue_prompts(rows, bank, new_tokens=new_tokens, options=options)
+    tokens, room = recall.runner.tokens, options.max_new_tokens
+    for some in in_batches(prompts, lambda prompt: len(tokens.encode(prompt))):
+        found += recall.continue_prompts(some, bank, new_tokens=room, options=options)
         progress(Progress(stage="questions", done=len(found), total=len(prompts)))
     return tuple(found)
 

@@ -63,7 +63,11 @@ class Tokens:
 
     def encode(self, text: str) -> list[int]:
         """Token ids of ``text``, with the special tokens the tokenizer adds by itself."""
-        return list(self._encoded(text).ids)
+        return list(self.encoded(text).ids)
+
+    def encoded(self, text: str) -> Encoded:
+        """As `encode`, with where each token's characters are."""
+        return self._encoded(text)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ``ids`` without special tokens."""
@@ -141,7 +145,7 @@ class Tokens:
                 subject=subject,
             )
         last = start + len(subject)
-        offsets = self._encoded(text).offsets
+        offsets = self.encoded(text).offsets
         # From the end: a character split over several tokens gives them all its offsets.
         for index, (begin, end) in reversed(list(enumerate(offsets))):
             if begin < last <= end:
@@ -170,7 +174,7 @@ class Tokens:
         if role is TokenRole.FIRST_SUBJECT:
             # An earlier mention may overlap the last one, but never begins with it.
             start = text.rfind(subject)
-            offsets = self._encoded(text).offsets
+            offsets = self.encoded(text).offsets
             return next(i for i, (_, stop) in enumerate(offsets) if stop > start) - len(offsets)
         raise SubjectNotFoundError(
             f"{text!r} has no token that is the {role.value} of {subject!r}",
@@ -196,7 +200,7 @@ class Tokens:
             )
         return [
             index
-            for index, (begin, end) in enumerate(self._encoded(text).offsets)
+            for index, (begin, end) in enumerate(self.encoded(text).offsets)
             if any(begin < start + len(subject) and end > start for start in starts)
         ]
 
