@@ -206,17 +206,16 @@ class Chronicle:
             if kind is RevisionKind.APPLY
             else before.revert(edit.edit.id for edit in edits)
         )
-        was = {edit.edit for edit in before.active()}
-        now_active = {edit.edit for edit in after.active()}
+        superseded, restored = after.shifted_since(before, (edit.applied.subject for edit in edits))
         revision = replace(
             top.revision,
             sequence=top.revision.sequence + 1,
             parent=top.revision.id,
             kind=kind,
             edits=tuple(edit.reference for edit in edits),
-            superseded=tuple(sorted(e.edit for e in after.superseded() if e.edit in was)),
-            restored=tuple(sorted(e.edit for e in before.superseded() if e.edit in now_active)),
-            active_count=len(now_active),
+            superseded=superseded,
+            restored=restored,
+            active_count=after.active_count,
             active_set_digest=after.digest(
                 model=self.description.digest, composition=Composition.GUARDED
             ),

@@ -82,7 +82,7 @@ def with_line(state: State, name: str, line: Line) -> State:
 
 def _read(state: State, event: Event) -> State | None:
     line = dict(state).get(event.branch)
-    fits = line is not None and (line.head, len(line.applied.active())) == (
+    fits = line is not None and (line.head, line.applied.active_count) == (
         event.revision,
         event.active,
     )

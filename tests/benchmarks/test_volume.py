@@ -50,4 +50,4 @@ def test_a_synthetic_ledger_is_clean_and_is_served():
             assert len(ledger.edits(model, limit=100)) == 20
             pinned = Serving(books.engine, ledger, model).start()
 
-    assert len(pinned.applied.active()) == 6
+    assert pinned.applied.active_count == 6

@@ -54,10 +54,38 @@ def test_a_set_carried_through_a_history_is_the_set_worked_out_anew(history, dat
 
     for step in steps:
         carried = step(carried)
-        anew = AppliedSet(applied=carried.applied)
+        anew = AppliedSet(carried.applied)
         assert carried.active() == anew.active()
         if data.draw(st.booleans()):  # else the next step carries on without the digest
             assert digest(carried) == digest(anew)
+
+
+@given(histories())
+def test_the_digest_is_over_canonical_json(history):
+    applied = AppliedSet().apply(history[0])
+
+    body = canonical.encode(
+        {
+            "composition": Composition.GUARDED,
+            "model": BASE,
+            "patches": sorted(edit.patch for edit in applied.active()),
+        }
+    )
+    assert digest(applied) == canonical.digest(body)
+
+
+@given(histories(), st.randoms(use_true_random=False))
+def test_what_has_shifted_is_what_is_active_in_one_of_two_sets_and_applied_in_both(history, random):
+    edits, reverted = history
+    before = AppliedSet().apply(edits[::2]).revert(e.edit for e in reverted if e in edits[::2])
+    after = AppliedSet().apply(random.sample(edits, len(edits)))
+
+    found = after.shifted_since(before)
+
+    was, is_now = ({edit.edit for edit in one.active()} for one in (before, after))
+    both = {edit.edit for edit in before.applied} & {edit.edit for edit in after.applied}
+    assert found == (tuple(sorted(was & both - is_now)), tuple(sorted(is_now & both - was)))
+    assert after.shifted_since(before, (edit.subject for edit in edits)) == found
 
 
 @given(histories())

@@ -7,8 +7,9 @@ would be there had it never been applied.
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable
+from copy import copy
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Self
@@ -110,20 +111,65 @@ class AppliedEdit:
         return cls(edit=edit.id, subject=edit.request.subject, patch=edit.patch)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class AppliedSet:
-    """The edits a branch has applied and not reverted, oldest first.
+    """The edits a branch has applied and not reverted, oldest first; never changed once made.
 
-    What is active is worked out once, and carried from one set to the next: a history of n
-    revisions is walked set by set, and sorting each anew is what made that slow.
+    What it knows is kept as it is asked for, and a set made from another begins with copies
+    of that, which C makes: a history of n revisions is walked set by set, and working each out
+    anew from its edits is what made that slow.
     """
 
-    applied: tuple[AppliedEdit, ...] = ()
-    _active: tuple[AppliedEdit, ...] | None = field(
-        init=False, default=None, repr=False, compare=False
-    )
-    _patches: tuple[Digest, ...] | None = field(init=False, default=None, repr=False, compare=False)
-    """Of the active edits, sorted."""
+    __slots__ = ("_edits", "_of_subject", "_patches")
+
+    def __init__(self, applied: Iterable[AppliedEdit] = ()) -> None:
+        """The set of ``applied``, oldest first.
+
+        Raises:
+            AlreadyAppliedError: one of them is named twice.
+        """
+        self._edits: dict[EditId, AppliedEdit] = {}
+        self._of_subject: dict[str, tuple[AppliedEdit, ...]] = {}
+        """Oldest first; the last of each is active."""
+
+        self._patches: list[Digest] = []
+        """Of the active edits, sorted."""
+
+        for edit in applied:
+            self._push(edit)
+
+    def __contains__(self, edit: EditId) -> bool:
+        """Whether ``edit`` is applied, be it active or not."""
+        return edit in self._edits
+
+    def __copy__(self) -> "AppliedSet":
+        """One that may be changed."""
+        twin = AppliedSet()
+        twin._edits = self._edits.copy()
+        twin._of_subject = self._of_subject.copy()
+        twin._patches = self._patches.copy()
+        return twin
+
+    def __eq__(self, other: object) -> bool:
+        """Whether the same edits are applied in the same order."""
+        return isinstance(other, AppliedSet) and self.applied == other.applied
+
+    def __hash__(self) -> int:
+        """Of what is applied."""
+        return hash(self.applied)
+
+    def __repr__(self) -> str:
+        """The call that makes an equal one."""
+        return f"AppliedSet({self.applied!r})"
+
+    @property
+    def applied(self) -> tuple[AppliedEdit, ...]:
+        """Every edit, oldest first."""
+        return tuple(self._edits.values())
+
+    @property
+    def active_count(self) -> int:
+        """How many edits are active."""
+        return len(self._of_subject)
 
     def apply(self, edits: Iterable[AppliedEdit]) -> "AppliedSet":
         """This set with ``edits`` applied on top, in the order given.
@@ -131,18 +177,10 @@ class AppliedSet:
         Raises:
             AlreadyAppliedError: one of them is applied already, or named twice.
         """
-        present = {applied.edit for applied in self.applied}
-        added: list[AppliedEdit] = []
+        after = copy(self)
         for edit in edits:
-            if edit.edit in present:
-                raise AlreadyAppliedError(
-                    f"edit {edit.edit} is applied already; revert it first, or leave it out",
-                    edit=edit.edit,
-                )
-            present.add(edit.edit)
-            added.append(edit)
-        newest = {edit.subject: edit for edit in added}
-        return self._followed_by((*self.applied, *added), newest)
+            after._push(edit)  # noqa: SLF001 - nobody has it yet
+        return after
 
     def revert(self, edits: Iterable[EditId]) -> "AppliedSet":
         """This set as if ``edits`` had never been applied.
@@ -150,64 +188,51 @@ class AppliedSet:
         Raises:
             NotAppliedError: one of them is not applied, or named twice.
         """
-        remaining = {applied.edit: applied for applied in self.applied}
-        subjects: set[str] = set()
+        after = copy(self)
         for edit in edits:
-            if edit not in remaining:
-                raise NotAppliedError(
-                    f"edit {edit} is not applied on this branch; `errata log` shows what is",
-                    edit=edit,
-                )
-            subjects.add(remaining.pop(edit).subject)
-        left = tuple(remaining.values())
-        newest: dict[str, AppliedEdit | None] = dict.fromkeys(subjects)
-        newest |= {applied.subject: applied for applied in left if applied.subject in subjects}
-        return self._followed_by(left, newest)
-
-    def _followed_by(
-        self, applied: tuple[AppliedEdit, ...], newest: Mapping[str, AppliedEdit | None]
-    ) -> "AppliedSet":
-        """The set of ``applied``, whose active edits differ from this one's as ``newest`` says.
-
-        Args:
-            applied: All of them.
-            newest: What is active of each subject that has changed; nothing where none is.
-        """
-        after = AppliedSet(applied=applied)
-        if self._active is None:
-            return after
-        come = [edit for edit in newest.values() if edit is not None]
-        active = [edit for edit in self._active if edit.subject not in newest]
-        for edit in come:
-            insort(active, edit, key=_id)
-        object.__setattr__(after, "_active", tuple(active))
-        if self._patches is not None:
-            patches = list(self._patches)
-            for edit in self._active:
-                if edit.subject in newest:
-                    del patches[bisect_left(patches, edit.patch)]
-            for edit in come:
-                insort(patches, edit.patch)
-            object.__setattr__(after, "_patches", tuple(patches))
+            after._take(edit)  # noqa: SLF001 - nobody has it yet
         return after
 
     def without(self, other: "AppliedSet") -> tuple[AppliedEdit, ...]:
         """What is applied here and not in ``other``, oldest first."""
-        theirs = {applied.edit for applied in other.applied}
-        return tuple(applied for applied in self.applied if applied.edit not in theirs)
+        return tuple(edit for name, edit in self._edits.items() if name not in other)
+
+    def subjects(self) -> Iterable[str]:
+        """Those of the applied edits."""
+        return self._of_subject.keys()
+
+    def active_of(self, subject: str) -> AppliedEdit | None:
+        """The newest applied edit of ``subject``, if there is one."""
+        edits = self._of_subject.get(subject)
+        return edits[-1] if edits else None
 
     def active(self) -> tuple[AppliedEdit, ...]:
         """The newest applied edit of each subject, by edit id."""
-        if self._active is None:
-            newest = {applied.subject: applied for applied in self.applied}
-            object.__setattr__(self, "_active", tuple(sorted(newest.values(), key=_id)))
-        return self._active or ()
+        return tuple(sorted((edits[-1] for edits in self._of_subject.values()), key=_id))
 
     def superseded(self) -> tuple[AppliedEdit, ...]:
         """Applied edits hidden by a newer one of the same subject, by edit id."""
-        active = {applied.edit for applied in self.active()}
-        hidden = (applied for applied in self.applied if applied.edit not in active)
-        return tuple(sorted(hidden, key=lambda applied: applied.edit))
+        return tuple(sorted((e for es in self._of_subject.values() for e in es[:-1]), key=_id))
+
+    def shifted_since(
+        self, before: "AppliedSet", subjects: Iterable[str] | None = None
+    ) -> tuple[tuple[EditId, ...], tuple[EditId, ...]]:
+        """Edits applied then and now that have lost their activity, and regained it, by id.
+
+        Args:
+            before: What was applied.
+            subjects: Those of which something may have changed; all of them if not given.
+        """
+        superseded, restored = [], []
+        for subject in set(before.subjects() if subjects is None else subjects):
+            was, is_now = before.active_of(subject), self.active_of(subject)
+            if was == is_now:
+                continue
+            if was is not None and was.edit in self:
+                superseded.append(was.edit)
+            if is_now is not None and is_now.edit in before:
+                restored.append(is_now.edit)
+        return tuple(sorted(superseded)), tuple(sorted(restored))
 
     def digest(self, *, model: Digest, composition: Composition) -> Digest:
         """Active-set digest: over the base, the composition and the sorted patch digests.
@@ -215,18 +240,42 @@ class AppliedSet:
         Each patch's bytes name the profile it was computed with, so the profile is covered.
         Equal on every machine.
         """
-        if self._patches is None:
-            patches = tuple(sorted(applied.patch for applied in self.active()))
-            object.__setattr__(self, "_patches", patches)
-        return canonical.digest(
-            canonical.encode(
-                {
-                    "model": model,
-                    "composition": composition,
-                    "patches": self._patches,
-                }
+        body = canonical.encode({"model": model, "composition": composition, "patches": []})
+        if self._patches:
+            # Digests need no escapes, and joining them takes a tenth of what encoding takes.
+            patches = '","'.join(self._patches)
+            body = body.removesuffix(b"]}") + f'"{patches}"]}}'.encode()
+        return canonical.digest(body)
+
+    def _push(self, edit: AppliedEdit) -> None:
+        if edit.edit in self._edits:
+            raise AlreadyAppliedError(
+                f"edit {edit.edit} is applied already; revert it first, or leave it out",
+                edit=edit.edit,
             )
-        )
+        self._edits[edit.edit] = edit
+        self._stand(edit.subject, (*self._of_subject.get(edit.subject, ()), edit))
+
+    def _take(self, name: EditId) -> None:
+        edit = self._edits.pop(name, None)
+        if edit is None:
+            raise NotAppliedError(
+                f"edit {name} is not applied on this branch; `errata log` shows what is",
+                edit=name,
+            )
+        left = tuple(one for one in self._of_subject[edit.subject] if one.edit != name)
+        self._stand(edit.subject, left)
+
+    def _stand(self, subject: str, edits: tuple[AppliedEdit, ...]) -> None:
+        """Have ``edits`` be what is applied of ``subject``."""
+        active = self.active_of(subject)
+        if active is not None:
+            del self._patches[bisect_left(self._patches, active.patch)]
+        if edits:
+            insort(self._patches, edits[-1].patch)
+            self._of_subject[subject] = edits
+        else:
+            del self._of_subject[subject]
 
 
 def _id(applied: AppliedEdit) -> EditId:

@@ -30,7 +30,7 @@ def fold(connection: Connection, revision: Revision) -> AppliedSet:
     for stretch in line(connection, revision):
         for row in _changes(connection, revision.model, stretch):
             _fold_one(applied, row, revision_row(stretch.branch, row.sequence))
-    return AppliedSet(applied=tuple(applied.values()))
+    return AppliedSet(applied.values())
 
 
 def _changes(connection: Connection, model: ModelId, stretch: Stretch) -> Iterator[StoredRow]:

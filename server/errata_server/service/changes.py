@@ -271,7 +271,7 @@ class Changes:
         begins = change.kind is RevisionKind.BRANCH
         composition = planned.composition or top.revision.composition
         weights = planned.weights or self.serving.prepare(planned.applied, composition)
-        superseded, restored = _shifted(top.applied, planned.applied)
+        superseded, restored = planned.applied.shifted_since(top.applied)
         model_digest = self.engine.describe().digest
         revision = Revision(
             model=self.model,
@@ -283,7 +283,7 @@ class Changes:
             edits=planned.edits,
             superseded=superseded,
             restored=restored,
-            active_count=len(planned.applied.active()),
+            active_count=planned.applied.active_count,
             composition=composition,
             active_set_digest=planned.applied.digest(model=model_digest, composition=composition),
             weights_digest=weights.digest,
@@ -387,17 +387,6 @@ def _require_distinct(edit_ids: Sequence[str]) -> None:
         raise InvalidInputError("name at least one edit", field="names")
     if len(set(edit_ids)) != len(edit_ids):
         raise InvalidInputError("an edit is named twice; name each once", field="names")
-
-
-def _shifted(
-    before: AppliedSet, after: AppliedSet
-) -> tuple[tuple[EditId, ...], tuple[EditId, ...]]:
-    """Edits applied before and after that lost their activity, and that regained it."""
-    was = {edit.edit for edit in before.active()}
-    is_now = {edit.edit for edit in after.active()}
-    superseded = (edit.edit for edit in after.applied if edit.edit in was - is_now)
-    restored = (edit.edit for edit in before.applied if edit.edit in is_now - was)
-    return tuple(sorted(superseded)), tuple(sorted(restored))
 
 
 def _stale(change: Change, expected: Revision, head: Revision) -> StaleRevisionError:

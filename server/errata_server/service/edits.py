@@ -7,7 +7,7 @@ stored, so that it cannot disagree with them.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from errata_server.domain.edits import Edit, EditState
+from errata_server.domain.edits import AppliedSet, Edit, EditState
 from errata_server.domain.errors import EditNotFoundError, InvalidInputError
 from errata_server.domain.ids import MAIN, BranchName, EditId, ModelId
 from errata_server.ledger.edit_evidence import EditEvidence
@@ -53,7 +53,7 @@ class EditReader:
     def views(self, edit_ids: Iterable[EditId], branch: BranchName = MAIN) -> tuple[EditView, ...]:
         """Several edits, as `view`."""
         edits = [self.stored(edit_id) for edit_id in edit_ids]
-        return tuple(self._views(edits, self._standing(branch)))
+        return tuple(self._views(edits, self._standing(branch), None))
 
     def page(
         self,
@@ -75,8 +75,7 @@ class EditReader:
         cursor = EditId(page_token) or None
         while len(found) <= limit:
             edits = self._after(cursor, limit + 1)
-            views = self._views(edits, standing)
-            found += (view for view in views if state in {None, view.state})
+            found += self._views(edits, standing, state)
             if len(edits) <= limit:
                 break
             cursor = edits[-1].id
@@ -94,58 +93,55 @@ class EditReader:
                 field="page_token",
             ) from error
 
-    def _views(self, edits: Sequence[Edit], standing: "_Standing") -> list[EditView]:
-        """The edits with everything derived, fetched for all of them together."""
+    def _views(
+        self, edits: Sequence[Edit], standing: "_Standing", state: EditState | None
+    ) -> list[EditView]:
+        """Those in ``state``, all if it is not given; patches are fetched of no others."""
         evidence = self.ledger.evidence([edit.id for edit in edits], standing.branch)
-        self.serving.artifacts.preload(edit.patch for edit in edits)
-        return [self._view(edit, standing, evidence[edit.id]) for edit in edits]
-
-    def _view(self, edit: Edit, standing: "_Standing", evidence: EditEvidence) -> EditView:
-        hidden = edit.id in standing.hidden
-        return EditView(
-            edit=edit,
-            state=self._state(edit, evidence, standing),
-            manifest=self.serving.artifacts.manifest(edit.patch),
-            artifact_bytes=len(self.serving.artifacts.load(edit.patch)),
-            report=evidence.report,
-            approvals=evidence.approvals,
-            superseded_by=standing.active[edit.request.subject] if hidden else None,
-        )
-
-    def _state(self, edit: Edit, evidence: EditEvidence, standing: "_Standing") -> EditState:
-        report = evidence.report
-        if standing.active.get(edit.request.subject) == edit.id:
-            return EditState.APPLIED
-        if edit.id in standing.hidden:
-            return EditState.SUPERSEDED
-        if evidence.was_applied:
-            return EditState.REVERTED
-        if not report.passed:
-            return EditState.REJECTED
-        if any(approval.report == report.id for approval in evidence.approvals):
-            return EditState.APPROVED
-        return EditState.VERIFIED
+        states = {edit.id: standing.state(edit, evidence[edit.id]) for edit in edits}
+        shown = [edit for edit in edits if state in {None, states[edit.id]}]
+        self.serving.artifacts.preload(edit.patch for edit in shown)
+        return [
+            EditView(
+                edit=edit,
+                state=states[edit.id],
+                manifest=self.serving.artifacts.manifest(edit.patch),
+                artifact_bytes=len(self.serving.artifacts.load(edit.patch)),
+                report=evidence[edit.id].report,
+                approvals=evidence[edit.id].approvals,
+                superseded_by=standing.superseding(edit),
+            )
+            for edit in shown
+        ]
 
     def _standing(self, branch: BranchName) -> "_Standing":
-        applied = (
-            self.serving.head().applied
-            if branch == MAIN
-            else self.ledger.applied(self.model, self.ledger.head(self.model, branch).id)
-        )
-        return _Standing(
-            branch=branch,
-            active={edit.subject: edit.edit for edit in applied.active()},
-            hidden=frozenset(edit.edit for edit in applied.superseded()),
-        )
+        if branch == MAIN:
+            return _Standing(branch, self.serving.head().applied)
+        head = self.ledger.head(self.model, branch)
+        return _Standing(branch, self.ledger.applied(self.model, head.id))
 
 
 @dataclass(frozen=True, slots=True)
 class _Standing:
-    """What a branch has applied, by what is asked of it."""
+    """A branch and what it has applied."""
 
     branch: BranchName
-    active: dict[str, EditId]
-    """Subject to the edit that is live."""
+    applied: AppliedSet
 
-    hidden: frozenset[EditId]
-    """Edits that a newer one of the same subject supersedes."""
+    def state(self, edit: Edit, evidence: EditEvidence) -> EditState:
+        """Where ``edit`` stands here."""
+        if edit.id in self.applied:
+            hidden = self.superseding(edit) is not None
+            return EditState.SUPERSEDED if hidden else EditState.APPLIED
+        if evidence.was_applied:
+            return EditState.REVERTED
+        if not evidence.report.passed:
+            return EditState.REJECTED
+        if any(approval.report == evidence.report.id for approval in evidence.approvals):
+            return EditState.APPROVED
+        return EditState.VERIFIED
+
+    def superseding(self, edit: Edit) -> EditId | None:
+        """The newer edit of its subject that hides ``edit``, if it is applied and one does."""
+        active = self.applied.active_of(edit.request.subject) if edit.id in self.applied else None
+        return active.edit if active is not None and active.edit != edit.id else None

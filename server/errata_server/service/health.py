@@ -45,7 +45,7 @@ class HealthMonitor:
             revision=pinned.revision.id,
             weights_digest=pinned.weights.digest,
             verdict=verdict,
-            live_edits=len(pinned.applied.active()),
+            live_edits=pinned.applied.active_count,
             drift=drift,
             warn_drift=self.policy.warn_cumulative_perplexity_rise,
             maximum_drift=self.policy.maximum_cumulative_perplexity_rise,

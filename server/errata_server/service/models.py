@@ -49,7 +49,7 @@ class Models:
             description=self.engine.describe(),
             profile=self.engine.profile,
             served=served,
-            live_edits=len(served.applied.active()),
+            live_edits=served.applied.active_count,
             applied_edits=len(served.applied.applied),
             started_at=self.started_at,
             standing=replace(standing, lease=self.operations.lease.last()),

@@ -263,8 +263,8 @@ class Proposals:
         self._hold_on_base(progress, list(dict.fromkeys(asked)))
         holds = partial(self._hold_on_base, progress)
         plans = [self._plan(edit, trial, holds) for edit, trial in zip(edits, trials, strict=True)]
-        live = {applied.edit for applied in head.applied.applied}
-        together = head.applied.apply(AppliedEdit.of(edit) for edit in edits if edit.id not in live)
+        added = [AppliedEdit.of(edit) for edit in edits if edit.id not in head.applied]
+        together = head.applied.apply(added)
         weights = self.serving.prepare(together, head.revision.composition)
         self.engine.rehearse(plans, (head.weights, weights), progress=progress)
 
@@ -321,11 +321,11 @@ class Proposals:
         head = self.serving.refresh()
         before = head.applied
         weights = head.weights
-        live = {applied.edit for applied in before.applied}
-        others = [AppliedEdit.of(other) for other in beside if other.id not in {*live, edit.id}]
-        if others or edit.id in live:
-            before = before.apply(others)
-            before = before.revert([edit.id]) if edit.id in live else before
+        live = edit.id in before
+        others = [other for other in beside if other.id not in before and other.id != edit.id]
+        if others or live:
+            before = before.apply(map(AppliedEdit.of, others))
+            before = before.revert([edit.id]) if live else before
             weights = self.serving.prepare(before, head.revision.composition)
         after = before.apply([AppliedEdit.of(edit)])
         return _Trial(head=head, before=before, before_weights=weights, after=after)
@@ -338,9 +338,9 @@ class Proposals:
             edit.request,
             prefixes=profile.prefixes,
             holds=holds,
-            live_subjects=frozenset(live.subject for live in trial.before.active()),
+            live_subjects=frozenset(trial.before.subjects()),
         )
-        hidden = [live.edit for live in trial.before.active() if live not in trial.after.active()]
+        hidden, _ = trial.after.shifted_since(trial.before, [edit.request.subject])
         return replace(plan, sources={**plan.sources, "supersedes": ", ".join(hidden)})
 
     def _inspect(self, edit: Edit, trial: "_Trial", plan: VerificationPlan) -> PatchInspection:

@@ -307,7 +307,7 @@ class Serving:
 def _tell(served: Pinned, *, head: int) -> None:
     """Publish what is served and where the ledger's head is."""
     telemetry.set_ledger(
-        live=len(served.applied.active()),
+        live=served.applied.active_count,
         applied=len(served.applied.applied),
         head=head,
         served=served.revision.sequence,
