@@ -96,7 +96,7 @@ def time_edits(rounds: int) -> dict[int, Paired]:
     """Generation beside the plain model's, by number of live edits."""
     runner = Runner(load_checkpoint(str(files.BUNDLED_MODEL)))
     try:
-        description = runner.checkpoint.describe()
+        description = runner.checkpoint.description
         module = runner.checkpoint.projection_path(0)
         shape = {"d_in": description.d_in, "d_out": description.d_model}
         return {

@@ -17,7 +17,7 @@ def test_an_unknown_family_is_refused_with_the_list_of_known_ones() -> None:
 
 
 def test_the_projection_of_every_layer_is_where_the_table_says(either: Runner) -> None:
-    description = either.checkpoint.describe()
+    description = either.checkpoint.description
 
     for layer in range(description.layers):
         module = projection(either.model, either.checkpoint.projection_path(layer))

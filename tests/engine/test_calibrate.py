@@ -70,7 +70,7 @@ def calibrated(trained, cache, small):
 def test_a_profile_names_a_place_of_this_model_and_the_evidence_for_it(trained, calibrated):
     profile, _ = calibrated
 
-    description = trained.checkpoint.describe()
+    description = trained.checkpoint.description
     assert profile.model_digest == description.digest
     assert profile.layer in {0, 1}  # the last layer is not tried
     assert profile.module == trained.checkpoint.projection_path(profile.layer)

@@ -40,7 +40,7 @@ def refusal(source: Path | str) -> UnsupportedModelError:
 
 
 def test_a_checkpoint_describes_itself_without_its_path(folder: Path) -> None:
-    description = load_checkpoint(str(folder)).describe()
+    description = load_checkpoint(str(folder)).description
 
     assert description.source == "copy"
     assert description.architecture == "gpt2"
@@ -55,7 +55,7 @@ def test_d_in_is_the_projections_input_even_where_it_is_narrower_than_the_model(
 ) -> None:
     folder = tiny_models.write_gpt2(tmp_path / "narrow", n_inner=24)
 
-    assert load_checkpoint(str(folder)).describe().d_in == 24
+    assert load_checkpoint(str(folder)).description.d_in == 24
 
 
 def test_the_parameters_are_frozen_and_the_model_is_in_evaluation_mode(gpt2: Runner) -> None:

@@ -60,7 +60,7 @@ def moment_at(width):
 
 
 def changes(runner, method, layer, **options):
-    width = runner.checkpoint.describe().d_in
+    width = runner.checkpoint.description.d_in
     given = {
         "method": method,
         "profile": tiny_models.tiny_profile(runner, layer=layer),
@@ -200,7 +200,7 @@ def test_the_default_is_what_a_branch_of_linear_composition_serves(either, layer
 
 @pytest.mark.parametrize("name", ["plain", "alphaedit"])
 def test_what_a_method_spares_it_spares_at_every_layer(either, name):
-    width = either.checkpoint.describe().d_in
+    width = either.checkpoint.description.d_in
     method = replace(LINEAR_METHODS[name], layers=2, null_share=1.0)
 
     found = changes(either, method, 1)

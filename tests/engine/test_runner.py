@@ -97,7 +97,7 @@ def test_the_base_models_inputs_are_captured_up_to_the_last_module(either):
     inputs = either.inputs(batch, modules)
     handle.remove()
 
-    width = either.checkpoint.describe().d_in
+    width = either.checkpoint.description.d_in
     assert [tuple(x.shape) for x in inputs] == [(*batch.ids.shape, width)] * layers
     assert not any(x.requires_grad for x in inputs)
     assert head_ran == []

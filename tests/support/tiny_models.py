@@ -148,7 +148,7 @@ def sentences() -> list[str]:
 
 def tiny_profile(runner: Runner, *, layer: int, **changes: Any) -> Profile:
     """A profile for a tiny model, without calibrating it."""
-    description = runner.checkpoint.describe()
+    description = runner.checkpoint.description
     profile = Profile(
         model_digest=description.digest,
         layer=layer,

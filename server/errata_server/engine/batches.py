@@ -78,7 +78,7 @@ class Batch:
                 )
             except InvalidInputError as error:
                 yield place, error
-        for group in _groups(contexts, self.runner.checkpoint.describe()):
+        for group in _groups(contexts, self.runner.checkpoint.description):
             yield from self._compute_group(group, contexts, progress)
 
     def _compute_group(

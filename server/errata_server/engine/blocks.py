@@ -37,7 +37,7 @@ class Blocks(abc.ABC):
         self.layers: int = checkpoint.layers
         self.heads: int = config.num_attention_heads
         self.d_model: int = config.hidden_size
-        description = checkpoint.describe()
+        description = checkpoint.description
         self.d_in: int = description.d_in
         self.vocabulary: int = description.vocabulary
         self.device: torch.device = checkpoint.model.device

@@ -318,7 +318,7 @@ def _trials(work: _Calibration, count: int, chooser: random.Random) -> list[Tria
 
 def _first_profile(work: _Calibration, layer: int) -> Profile:
     """A profile at ``layer`` with the middle of every sweep."""
-    runner, description = work.runner, work.runner.checkpoint.describe()
+    runner, description = work.runner, work.runner.checkpoint.description
     moment = work.by_layer[layer]
     return Profile(
         model_digest=runner.checkpoint.digest,

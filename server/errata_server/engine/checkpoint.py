@@ -8,6 +8,7 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -61,7 +62,7 @@ _UNLOADABLE: Final = (
 """What transformers raises over malformed files."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Checkpoint:
     """A loaded model with its tokenizer, frozen, in evaluation mode."""
 
@@ -73,7 +74,7 @@ class Checkpoint:
     memory_digest: Digest
     """Over the tensors as they lay in memory right after loading."""
 
-    @property
+    @cached_property
     def layers(self) -> int:
         """Number of blocks."""
         count: int = self.model.config.to_dict()[self.architecture.layers]
@@ -89,8 +90,9 @@ class Checkpoint:
         """Dotted path of the edited projection in ``layer``."""
         return self.architecture.projection.format(layer)
 
-    def describe(self) -> ModelDescription:
-        """What is known of the checkpoint without its tensors."""
+    @cached_property
+    def description(self) -> ModelDescription:
+        """What is known of the checkpoint without its tensors; asked for with every patch."""
         weight = projection(self.model, self.projection_path(0)).get_parameter("weight")
         d_model = self.model.get_submodule(self.architecture.embeddings).get_parameter("weight")
         return ModelDescription(

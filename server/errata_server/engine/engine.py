@@ -134,7 +134,7 @@ class TorchEngine:
 
     def describe(self) -> ModelDescription:
         """See `Engine.describe`."""
-        return self._runner.checkpoint.describe()
+        return self._runner.checkpoint.description
 
     @property
     def profile(self) -> Profile | None:

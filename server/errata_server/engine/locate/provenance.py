@@ -16,7 +16,7 @@ def provenance(runner: Runner, weights: Digest, began: float) -> Provenance:
         weights: Digest of the weights that answered.
         began: `time.perf_counter` when the measurement began.
     """
-    description = runner.checkpoint.describe()
+    description = runner.checkpoint.description
     return Provenance(
         model_digest=description.digest,
         weights_digest=weights,
