@@ -7,15 +7,18 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from benchmarks.reliability.databases import opened
 from errata_server.domain.edits import AppliedSet
 from errata_server.domain.errors import LedgerCorruptError, RevisionNotFoundError
-from errata_server.domain.ids import RevisionId
+from errata_server.domain.ids import MAIN, RevisionId
+from errata_server.ledger import lines
 from errata_server.ledger.applied import fold
 from errata_server.ledger.database import Database
 from errata_server.ledger.ledger import Ledger
 from tests.support import MODEL
 from tests.support.databases import KINDS
-from tests.support.histories import Chronicler
+from tests.support.histories import Chronicler, applied, ids
+from tests.support.statements import counted_statements
 from tests.support.tampering import tampering
 
 SUBJECTS = ("Louvre", "Prado")
@@ -57,8 +60,8 @@ def test_the_fold_equals_the_naive_model_at_every_revision(
             naive = naive.revert(edit.edit.id for edit in chosen)
             expected[chronicler.revert(*chosen).id] = naive
 
-    for revision_id, applied in expected.items():
-        assert chronicler.ledger.applied(MODEL, revision_id) == applied
+    for revision_id, state in expected.items():
+        assert chronicler.ledger.applied(MODEL, revision_id) == state
     assert chronicler.ledger.audit(MODEL).findings == ()
     database.close()
 
@@ -68,12 +71,12 @@ def test_each_revision_keeps_its_own_set(chronicler):
     first, second = chronicler.apply(old), chronicler.apply(new)
     third = chronicler.revert(new)
 
-    applied = chronicler.ledger.applied
+    state_at = chronicler.ledger.applied
 
-    assert applied(MODEL, first.id).active() == (old.applied,)
-    assert applied(MODEL, second.id).active() == (new.applied,)
-    assert applied(MODEL, second.id).superseded() == (old.applied,)
-    assert applied(MODEL, third.id) == applied(MODEL, first.id)
+    assert state_at(MODEL, first.id).active() == (old.applied,)
+    assert state_at(MODEL, second.id).active() == (new.applied,)
+    assert state_at(MODEL, second.id).superseded() == (old.applied,)
+    assert state_at(MODEL, third.id) == state_at(MODEL, first.id)
     assert second.superseded == (old.edit.id,)
     assert third.restored == (old.edit.id,)
 
@@ -99,8 +102,37 @@ def test_a_history_that_does_not_fold_is_corrupt(chronicler, ledger_url, stateme
     with tampering(ledger_url) as tamper:
         tamper(statement)
 
-    with pytest.raises(LedgerCorruptError, match=r"revisions\[main@"):
-        chronicler.ledger.applied(MODEL, chronicler.head())
+    with opened(ledger_url) as anew, pytest.raises(LedgerCorruptError, match=r"revisions\[main@"):
+        anew.applied(MODEL, chronicler.head())
+
+
+def test_the_next_change_of_a_branch_folds_one_revision(chronicler):
+    edits = [chronicler.propose(f"Tower {number}") for number in range(6)]
+    taken = []
+    for number, edit in enumerate(edits):
+        chronicler.begin(f"work-{number}")
+        head = chronicler.apply(edit, branch=f"work-{number}")
+        with counted_statements() as for_fold:
+            assert len(chronicler.ledger.applied(MODEL, head.id).applied) == number + 1
+        head = chronicler.promote(f"work-{number}")
+        with counted_statements() as for_evidence:
+            chronicler.ledger.evidence([edit.edit.id], MAIN)
+        taken.append((len(for_fold), len(for_evidence)))
+
+    assert taken[-1] == taken[1]
+
+
+def test_more_lines_than_are_remembered_are_walked_anew(chronicler, monkeypatch):
+    monkeypatch.setattr(lines, "MAX_KNOWN", 1)
+    monkeypatch.setattr("errata_server.ledger.applied.MAX_STATES", 1)
+    edits = [chronicler.propose(f"Tower {number}") for number in range(4)]
+    for number, edit in enumerate(edits):
+        chronicler.begin(f"work-{number}")
+        chronicler.apply(edit, branch=f"work-{number}")
+        chronicler.promote(f"work-{number}")
+
+    for number in range(4):
+        assert applied(chronicler, f"main@{number + 1}") == ids(*edits[: number + 1])
 
 
 LENGTH = 10_000

@@ -53,7 +53,7 @@ def test_many_edits_take_no_more_statements_than_one(ledger, edits):
     with counted_statements() as for_all:
         ledger.evidence(edits)
 
-    assert len(for_all) == max(each)
+    assert len(for_all) <= max(each)
 
 
 def test_nothing_asked_is_nothing_found(ledger, edits):

@@ -2,21 +2,30 @@
 
 Invariant: the fold equals applying and reverting one revision after the other on
 `AppliedSet`, in time linear in the history; at a promotion it goes on from the source, whose
-state a promotion has.
+state a promotion has. A connection remembers the latest states by the revisions' ids, which are
+hashes of all that led to them, so that the next change of a branch folds one revision.
 """
 
-from collections.abc import Iterator, Sequence
+from collections import OrderedDict, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final
 
 from sqlalchemy import Connection, select
 
 from errata_server.domain.edits import AppliedEdit, AppliedSet
-from errata_server.domain.ids import BranchName, Digest, EditId, ModelId
+from errata_server.domain.ids import BranchName, Digest, EditId, ModelId, RevisionId
 from errata_server.domain.revisions import Revision, RevisionKind
 from errata_server.ledger import revisions, tables
 from errata_server.ledger.bodies import corrupt
-from errata_server.ledger.lines import Stretch, line
+from errata_server.ledger.lines import CHANGES, Stretch, line
 from errata_server.ledger.revisions import revision_row
 from errata_server.ledger.tables import StoredRow
+
+STATES: Final = "states"
+"""Where a connection keeps states."""
+
+MAX_STATES: Final = 4
+"""States a connection keeps: heads of branches; a megabyte each at some thousand live edits."""
 
 
 def fold(connection: Connection, revision: Revision) -> AppliedSet:
@@ -26,8 +35,27 @@ def fold(connection: Connection, revision: Revision) -> AppliedSet:
         LedgerCorruptError: the history applies an edit twice, reverts what is not applied,
             or names an edit or a revision that is not there.
     """
-    applied: dict[EditId, AppliedEdit] = {}
-    for stretch in line(connection, revision):
+    states: OrderedDict[RevisionId, AppliedSet] = connection.info.setdefault(STATES, OrderedDict())
+    state = states.pop(revision.id, None)
+    if state is None:
+        state = _folded(connection, revision, states.get(revision.source or revision.parent))
+    states[revision.id] = state
+    if len(states) > MAX_STATES:
+        states.popitem(last=False)
+    return state
+
+
+def _folded(connection: Connection, revision: Revision, before: AppliedSet | None) -> AppliedSet:
+    """The state of ``revision``, from that of its source or parent where it is known."""
+    stretches: Iterable[Stretch]
+    if before is None:
+        stretches = reversed(list(line(connection, revision)))
+    elif revision.kind in CHANGES:
+        stretches = [Stretch(revision.branch, revision.sequence, revision.sequence)]
+    else:
+        return before
+    applied = {edit.edit: edit for edit in before.applied} if before else {}
+    for stretch in stretches:
         for row in _changes(connection, revision.model, stretch):
             _fold_one(applied, row, revision_row(stretch.branch, row.sequence))
     return AppliedSet(applied.values())
@@ -80,9 +108,11 @@ def ever_applied(
     ).all()
     if not applying:
         return set()
-    stretches = line(connection, revisions.head(connection, applying[0].model, branch))
+    stretches: dict[str, list[Stretch]] = defaultdict(list)
+    for stretch in line(connection, revisions.head(connection, applying[0].model, branch)):
+        stretches[stretch.branch].append(stretch)
     return {
         EditId(row.edit)
         for row in applying
-        if any(stretch.has(row.branch, row.sequence) for stretch in stretches)
+        if any(stretch.has(row.branch, row.sequence) for stretch in stretches[row.branch])
     }

@@ -3,10 +3,14 @@
 Invariants: the first revision of a branch and changes of policy leave a state as it is, so a
 line goes through them to what is below; a promotion has the state of its source, so a line goes
 on from there. Every branch therefore stands somewhere on one tree of changes, and promoting
-moves it forward along that tree.
+moves it forward along that tree. What leads to a revision never changes, and an id is the hash of
+all of it: a connection remembers by id, so that a line is not walked anew to its beginning, which
+gets further away with every promotion.
 """
 
-from dataclasses import dataclass
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Final
 
 from sqlalchemy import Connection, or_, select
@@ -20,6 +24,15 @@ from errata_server.ledger.tables import StoredRow
 
 CHANGES: Final = (RevisionKind.GENESIS, RevisionKind.APPLY, RevisionKind.REVERT)
 """Kinds of revisions that make a state of their own."""
+
+TURNS: Final = (RevisionKind.GENESIS, RevisionKind.BRANCH, RevisionKind.PROMOTE)
+"""Kinds of revisions at which a line leaves their branch; all others follow their parent on it."""
+
+KNOWN: Final = "lines"
+"""Where a connection keeps lines: of what was asked for and of what those turn to."""
+
+MAX_KNOWN: Final = 4_096
+"""Lines a connection keeps; some hundred bytes each, as they share what is below them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +49,50 @@ class Stretch:
         return branch == self.branch and self.first <= sequence <= self.last
 
 
-def line(connection: Connection, revision: Revision) -> list[Stretch]:
-    """What leads to the state of ``revision``, oldest first.
+@dataclass(frozen=True, slots=True)
+class Line:
+    """What leads to a state: a stretch, and what leads to where it begins."""
+
+    newest: Stretch
+    below: "Line | None"
+
+    def __iter__(self) -> Iterator[Stretch]:
+        """Every stretch, newest first."""
+        line: Line | None = self
+        while line is not None:
+            yield line.newest
+            line = line.below
+
+
+Known = OrderedDict[tuple[ModelId, RevisionId], Line]
+
+
+def line(connection: Connection, revision: Revision) -> Line:
+    """What leads to the state of ``revision``.
 
     Raises:
         LedgerCorruptError: what a branch starts from, or a promotion's source, is not there.
     """
-    stretches: list[Stretch] = []
+    known: Known = connection.info.setdefault(KNOWN, OrderedDict())
+    found = known.get((revision.model, revision.id))
+    if found is None:
+        turns = revision.kind in TURNS
+        before = None if turns else known.get((revision.model, revision.parent))
+        found = _longer(before) if before else _walked(connection, revision, known)
+        known[revision.model, revision.id] = found
+    while len(known) > MAX_KNOWN:
+        known.popitem(last=False)
+    return found
+
+
+def _longer(line: Line) -> Line:
+    """``line`` with the next revision of its newest stretch."""
+    return replace(line, newest=replace(line.newest, last=line.newest.last + 1))
+
+
+def _walked(connection: Connection, revision: Revision, known: Known) -> Line:
+    """The line of ``revision`` from where it is ``known``, and from its beginning at most."""
+    above: list[tuple[Stretch, RevisionId]] = []
     place = (revision.branch, revision.sequence)
     passed = {place}
     while True:
@@ -51,14 +101,22 @@ def line(connection: Connection, revision: Revision) -> list[Stretch]:
         promoted = turn.kind == RevisionKind.PROMOTE.value
         below = read(turn).source if promoted else RevisionId(turn.parent)
         if below == NO_PARENT and not promoted:
-            return [Stretch(branch, 0, last), *reversed(stretches)]
-        stretches.append(Stretch(branch, turn.sequence + 1, last))
-        found = None if below == NO_SOURCE else _place(connection, revision.model, below)
-        if found is None or found in passed:
+            found = Line(Stretch(branch, 0, last), None)
+            break
+        above.append((Stretch(branch, turn.sequence + 1, last), below))
+        if (revision.model, below) in known:
+            found = known[revision.model, below]
+            break
+        at = None if below == NO_SOURCE else _place(connection, revision.model, below)
+        if at is None or at in passed:
             what = "source" if promoted else "parent"
             raise corrupt(revision_row(branch, turn.sequence), f"its {what} is missing")
-        passed.add(found)
-        place = found
+        passed.add(at)
+        place = at
+    for stretch, below in reversed(above):
+        known[revision.model, below] = found
+        found = Line(stretch, found)
+    return found
 
 
 def _turn(connection: Connection, model: ModelId, branch: BranchName, last: int) -> StoredRow:
@@ -100,7 +158,7 @@ def leads_to(connection: Connection, earlier: Revision, later: Revision) -> bool
 
 def _last_change(connection: Connection, revision: Revision) -> tuple[BranchName, int]:
     columns = tables.revisions.c
-    for stretch in reversed(line(connection, revision)):
+    for stretch in line(connection, revision):
         sequence = connection.scalar(
             select(columns.sequence)
             .where(columns.model == revision.model, columns.branch == stretch.branch)
