@@ -7,8 +7,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn import functional
 
 from errata_server.domain.patches import Composition
+from errata_server.engine import bank
 from errata_server.engine.architecture import projection
 from errata_server.engine.bank import LINEAR_RIDGE, Bank, GuardedBranch, LinearBranch, compose
 from errata_server.engine.runner import BASE
@@ -65,6 +67,53 @@ def test_each_edit_keeps_to_its_own_width():
     inputs = torch.tensor([[[1.0, 0.5], [0.5, 1.0]]])  # .894 for the nearer one of each
 
     assert both.rewrite(inputs, torch.zeros(1, 2, 1))[0, :, 0].tolist() == [0.0, 2.0]
+
+
+def many_guards(count: int = bank.SCREENED) -> GuardedBranch:
+    """Enough keys for a single token to be screened, of lengths from 1 to a thousand."""
+    draw = torch.Generator().manual_seed(count)
+    sizes = torch.logspace(0, 3, count)
+    rows = functional.normalize(torch.randn(count, 64, generator=draw)) * sizes[:, None]
+    return GuardedBranch(
+        module="m",
+        matchers=rows,
+        widths=torch.full((count,), 0.4),
+        residuals=torch.arange(1.0, count + 1)[:, None],
+        owners=torch.arange(count),
+        scales=torch.ones(count),
+        decoys=rows[:0],
+    )
+
+
+@pytest.mark.parametrize("beyond", [-1e-2, -1e-4, -1e-6, 0.0, 1e-6, 1e-4, 1e-2, 0.5])
+@pytest.mark.parametrize("length", [1e-6, 1.0, 1e6])
+def test_a_screened_token_gets_what_it_would_get_without(monkeypatch, beyond, length):
+    screened = many_guards()
+    monkeypatch.setattr(bank, "SCREENED", bank.SCREENED + 1)
+    plain = many_guards()
+    sizes = plain.matchers.norm(dim=1, keepdim=True)
+    draw = torch.Generator().manual_seed(1)
+    across = functional.normalize(torch.randn(plain.matchers.shape, generator=draw))
+    along = plain.matchers / sizes
+    across -= (across * along).sum(dim=1, keepdim=True) * along
+    cosines = (0.6 + beyond) / sizes  # of an input whose match is just so far beyond its guard's
+    inputs = along * cosines + functional.normalize(across) * (1 - cosines**2).sqrt()
+
+    for row in inputs * length:
+        one, zero = row[None, None], torch.zeros(1, 1, 1)
+        assert torch.equal(screened.rewrite(one, zero), plain.rewrite(one, zero))
+
+
+def test_a_screen_sees_that_all_guards_are_shut_and_does_not_trust_what_is_no_number():
+    guards = replace(many_guards(), widths=torch.full((bank.SCREENED,), 0.01))
+    guards = replace(guards, matchers=functional.normalize(guards.matchers))
+    shut = guards.matchers[:1].flip(1)[None]
+
+    assert guards._all_shut(shut)
+    assert not guards._all_shut(guards.matchers[:1][None])
+    assert not guards._all_shut(torch.full_like(shut, torch.nan))
+    assert not guards._all_shut(torch.cat([shut, shut], dim=1))
+    assert not replace(guards, matchers=guards.matchers * 1e6)._all_shut(shut)
 
 
 def test_of_two_guards_that_open_the_nearer_edit_acts_though_the_other_matches_more():
@@ -278,7 +327,8 @@ def test_the_digest_sees_one_changed_bit_of_any_tensor(either, patches, index):
     bank = compose([*patches.values(), decoyed], Composition.GUARDED, CPU)
     (whole,) = bank.branches
     names = ("matchers", "widths", "residuals", "owners", "scales", "decoys")
-    tensors = dict(zip(names, (t.clone() for t in whole.tensors()), strict=True))
+    rows = (t.clone(memory_format=torch.contiguous_format) for t in whole.tensors())
+    tensors = dict(zip(names, rows, strict=True))
     changed = tensors[names[index]]
     changed.view(torch.uint8).view(-1)[-8] ^= 1
 

@@ -9,7 +9,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Final
 
@@ -24,7 +24,14 @@ from errata_server.domain.patches import Composition
 from errata_server.engine.architecture import projection
 from errata_server.engine.hooks import rewriting
 from errata_server.engine.patch import PatchTensors
-from errata_server.engine.solve import directions_of, match, solve_linear
+from errata_server.engine.solve import directions_of, lengths_of, match, solve_linear
+
+SCREENED: Final = 256
+"""Keys from which on a single token is first held against them in float16."""
+
+SLACK: Final = 2.0**-8
+"""How far off a match by float16 may be, in lengths of the matcher: rounding matcher, input and
+product once each, sums being float32, comes to less than half of it."""
 
 LINEAR_RIDGE: Final = LINEAR_METHODS["linear"].ridge
 """Of the joint solve, in leverages of an ordinary key: their mean under C^-1 is d_in."""
@@ -63,21 +70,42 @@ class GuardedBranch:
 
     decoys: Float[Tensor, "decoy d_in"]
 
+    _thresholds: Float[Tensor, " key"] = field(init=False, repr=False, compare=False)
+    """Matches above which each guard opens."""
+
+    _halves: tuple[Float[Tensor, "key d_in"], Float[Tensor, " key"]] | None = field(
+        init=False, repr=False, compare=False
+    )
+    """The matchers in float16, and matches by them up to which a guard surely stays shut."""
+
+    def __post_init__(self) -> None:
+        """Lay the matchers as a product with one input reads them, in the order of memory."""
+        object.__setattr__(self, "matchers", self.matchers.T.contiguous().T)
+        object.__setattr__(self, "_thresholds", 1 - self.widths)
+        object.__setattr__(self, "_halves", None)
+        plain = self.matchers.device.type == "cpu" and self.matchers.dtype == torch.float32
+        if plain and len(self.matchers) >= SCREENED:
+            floors = self._thresholds - SLACK * self.matchers.norm(dim=1)
+            object.__setattr__(self, "_halves", (self.matchers.half().contiguous(), floors))
+
     def nearest(self, inputs: Float[Tensor, "*rows d_in"]) -> Nearest:
         """Which guard fires on each of ``inputs``, if one does."""
         inputs = inputs.to(self.matchers.dtype)
-        matches, opens = self._meet(inputs)
-        return self._choose(inputs, matches, opens)
+        met, lengths = self._meet(inputs)
+        return self._choose(inputs, met / lengths, self._opens(met, lengths))
 
     def rewrite(
         self, inputs: Float[Tensor, "batch seq d_in"], outputs: Float[Tensor, "batch seq d_out"]
     ) -> Float[Tensor, "batch seq d_out"]:
         """``outputs`` plus the residual of the nearest edit whose guard opens."""
         inputs = inputs.to(self.matchers.dtype)
-        matches, opens = self._meet(inputs)
+        if self._all_shut(inputs):
+            return outputs
+        met, lengths = self._meet(inputs)
+        opens = self._opens(met, lengths)
         if not bool(opens.any()):  # as at most tokens: which edit is nearest is not asked
             return outputs
-        nearest = self._choose(inputs, matches, opens)
+        nearest = self._choose(inputs, met / lengths, opens)
         if not bool(nearest.fires.any()):
             return outputs
         owners = self.owners[nearest.keys[nearest.fires]]
@@ -85,12 +113,28 @@ class GuardedBranch:
         edited[nearest.fires] += self.residuals[owners].to(outputs.dtype)
         return edited
 
+    def _all_shut(self, inputs: Float[Tensor, "*rows d_in"]) -> bool:
+        """Whether a look at half the bytes tells that no guard opens on a single input.
+
+        What one token costs is reading the matchers. Of several, they are read once for all.
+        """
+        if self._halves is None or inputs.numel() > inputs.shape[-1]:
+            return False
+        halves, floors = self._halves
+        met = (inputs / lengths_of(inputs)).half() @ halves.T
+        return bool((met <= floors).all())  # which is false of what is not a number
+
     def _meet(
         self, inputs: Float[Tensor, "*rows d_in"]
-    ) -> tuple[Float[Tensor, "*rows key"], Bool[Tensor, "*rows key"]]:
-        """Matches with every key, and which of their guards open."""
-        matches = match(inputs, self.matchers)
-        return matches, matches > 1 - self.widths
+    ) -> tuple[Float[Tensor, "*rows key"], Float[Tensor, "*rows 1"]]:
+        """Matches with every key times the inputs' lengths, and those."""
+        return inputs @ self.matchers.T, lengths_of(inputs)
+
+    def _opens(
+        self, met: Float[Tensor, "*rows key"], lengths: Float[Tensor, "*rows 1"]
+    ) -> Bool[Tensor, "*rows key"]:
+        """Which guards open: their thresholds are multiplied, as dividing all costs more."""
+        return met > self._thresholds * lengths
 
     def _choose(
         self,

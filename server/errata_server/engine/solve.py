@@ -55,10 +55,14 @@ def match(
     inputs: Float[Tensor, "*rows d_in"], matchers: Float[Tensor, "key d_in"]
 ) -> Float[Tensor, "*rows key"]:
     """``m^T x / |x|`` of every input with every matcher; 0 for an input of no length."""
-    lengths = torch.linalg.vector_norm(inputs, dim=-1, keepdim=True)
-    lengths = lengths.clamp(min=torch.finfo(inputs.dtype).tiny)
-    matches: Tensor = (inputs @ matchers.T) / lengths
+    matches: Tensor = (inputs @ matchers.T) / lengths_of(inputs)
     return matches
+
+
+def lengths_of(inputs: Float[Tensor, "*rows d_in"]) -> Float[Tensor, "*rows 1"]:
+    """``|x|`` of every input; what may be divided by for one of no length."""
+    lengths: Tensor = torch.linalg.vector_norm(inputs, dim=-1, keepdim=True)
+    return lengths.clamp(min=torch.finfo(inputs.dtype).tiny)
 
 
 def directions_of(
