@@ -5,6 +5,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Generator
+from functools import partial
 
 import pytest
 import torch
@@ -359,3 +360,30 @@ def test_a_slow_reader_does_not_hold_up_another_stream(gpt2):
     list(stream(gpt2, "Rome", GenerationOptions(max_new_tokens=5), BASE))
 
     assert time.monotonic() - began < 30
+
+
+def test_tokens_somebody_waits_for_go_before_what_a_proposal_asks(gpt2):
+    one = GenerationOptions(max_new_tokens=1)
+    calls = (
+        lambda: continue_greedily(gpt2, ["Rome"], BASE, new_tokens=1),
+        lambda: list(answers.stream(gpt2, "Rome", one, BASE)),
+        lambda: answers.score(gpt2, "Rome", [" is"], BASE),
+    )
+    opened, order = threading.Event(), []
+    first_block = gpt2.model.get_submodule("transformer.h.0")
+    handle = first_block.register_forward_pre_hook(lambda *_: order.append(gpt2.lane._in_a_row))
+    gate = threading.Thread(target=gpt2.lane.run, args=(partial(opened.wait, 10),))
+    threads = [gate, *(threading.Thread(target=call) for call in calls)]
+    for thread in threads:
+        thread.start()
+        time.sleep(0.01)  # the gate is the first
+    while gpt2.lane._executor._work_queue.qsize() < len(calls):
+        time.sleep(0.002)
+
+    opened.set()
+    for thread in threads:
+        thread.join(10)
+    handle.remove()
+
+    assert order[:2] == [1, 2]  # the score's second pass is asked for once it has the first
+    assert sorted(order) in ([0, 1, 1, 2], [0, 1, 2, 3])

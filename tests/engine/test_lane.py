@@ -2,6 +2,7 @@
 
 import threading
 import time
+from functools import partial
 
 import pytest
 
@@ -73,6 +74,40 @@ def test_steps_run_in_the_order_they_were_asked_for(lane):
         thread.join(10)
 
     assert ran == list(range(8))
+
+
+def queue(lane: ModelLane, ran: list[str], names: list[str]) -> list[threading.Thread]:
+    """A step for each name, queued in that order; those that begin with ``u`` are urgent."""
+    threads = []
+    for number, name in enumerate(names):
+        call = partial(lane.run, partial(ran.append, name), urgent=name.startswith("u"))
+        threads.append(threading.Thread(target=call))
+        threads[-1].start()
+        waiting(lane, number + 1)
+    return threads
+
+
+def test_an_urgent_step_goes_before_others_but_not_before_urgent_ones(lane):
+    gate, ran = Gate(lane), []
+    threads = queue(lane, ran, ["a", "u1", "b", "u2"])
+
+    gate.open()
+    for thread in threads:
+        thread.join(10)
+
+    assert ran == ["u1", "u2", "a", "b"]
+
+
+def test_urgent_steps_do_not_keep_others_waiting_for_ever(lane, monkeypatch):
+    monkeypatch.setattr(lanes, "MAX_IN_A_ROW", 2)
+    gate, ran = Gate(lane), []
+    threads = queue(lane, ran, ["u1", "u2", "u3", "a", "u4", "b", "c", "u5"])
+
+    gate.open()
+    for thread in threads:
+        thread.join(10)
+
+    assert ran == ["u1", "u2", "a", "u3", "u4", "b", "u5", "c"]
 
 
 def test_steps_never_overlap(lane):

@@ -216,7 +216,7 @@ def _loop(
 ) -> None:
     batch = runner.tokens.pad([ids])
     try:
-        with runner.serving(bank):
+        with runner.serving(bank), runner.urgently():
             runner.model.generate(
                 batch.ids,
                 attention_mask=batch.mask,
@@ -272,11 +272,12 @@ def score(runner: Runner, prompt: str, continuations: Sequence[str], bank: Bank)
         PromptTooLongError: prompt and continuation do not fit the context.
     """
     prompt_ids = runner.tokens.fit(prompt)
-    logits = runner.logits(runner.tokens.pad([prompt_ids]), bank)[0]
+    with runner.urgently():
+        logits = runner.logits(runner.tokens.pad([prompt_ids]), bank)[0]
+        scores = tuple(
+            _score_one(runner, prompt_ids, continuation, bank) for continuation in continuations
+        )
     sha = hashlib.sha256(logits.float().cpu().contiguous().numpy().data)
-    scores = tuple(
-        _score_one(runner, prompt_ids, continuation, bank) for continuation in continuations
-    )
     return PromptScore(scores=scores, logits_digest=Digest(sha.hexdigest()))
 
 

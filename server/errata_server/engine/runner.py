@@ -29,6 +29,7 @@ Runs = Callable[[Callable[[], Any]], Any]
 
 BASE: Final = Bank()
 _bank: ContextVar[Bank] = ContextVar("bank", default=BASE)
+_urgent: ContextVar[bool] = ContextVar("urgent", default=False)
 
 
 @dataclass(slots=True)
@@ -71,6 +72,15 @@ class Runner:
             yield
         finally:
             _bank.reset(token)
+
+    @contextmanager
+    def urgently(self) -> Iterator[None]:
+        """Passes of this thread inside the block go before those of proposals."""
+        token = _urgent.set(True)
+        try:
+            yield
+        finally:
+            _urgent.reset(token)
 
     def logits(
         self, batch: Batch, bank: Bank = BASE, *, last: int = 0
@@ -118,7 +128,7 @@ class Runner:
             with bank.installed(self.checkpoint.model), torch.set_grad_enabled(gradients):
                 return step()
 
-        return self.lane.run(guarded)
+        return self.lane.run(guarded, urgent=_urgent.get())
 
     def close(self) -> None:
         """Stop the model thread."""
