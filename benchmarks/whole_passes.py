@@ -18,7 +18,7 @@ from errata_server.domain.facts import EditRequest
 from errata_server.domain.profiles import Profile
 from errata_server.engine.architecture import projection
 from errata_server.engine.contexts import Contexts, contexts_of
-from errata_server.engine.descent import HELD_WEIGHT
+from errata_server.engine.descent import HELD_WEIGHT, NAMED_WEIGHT
 from errata_server.engine.hooks import rewriting
 from errata_server.engine.runner import Runner
 from errata_server.engine.tokens import Batch
@@ -42,6 +42,9 @@ class Attempt:
 
     held: Tensor
     """Log-probabilities of the base model after each held prompt."""
+
+    named: int
+    """The last of them, which end in the subject's name."""
 
     value_norm: float
     residual: Tensor
@@ -86,7 +89,8 @@ class Attempt:
         loss = (
             -likelihoods.mean()
             + self.profile.kl_weight * drifts[0]
-            + HELD_WEIGHT * drifts[1:].sum() / max(len(drifts) - 1, 1)
+            + HELD_WEIGHT * _mean(drifts[1 : len(drifts) - self.named])
+            + NAMED_WEIGHT * _mean(drifts[len(drifts) - self.named :])
             + self.profile.decay_weight * self.residual.norm() / self.value_norm**2
         )
         hits = (scores.argmax(dim=-1) == self.labels) | ~wanted
@@ -117,10 +121,15 @@ def attempt(
         columns=columns,
         labels=labels.to(runner.device),
         held=functional.log_softmax(base, dim=-1),
+        named=contexts.named,
         value_norm=runner.lane.run(lambda: _value_norm(runner, profile, batch, columns)),
         residual=residual,
         optimiser=torch.optim.Adam([residual], lr=rate),
     )
+
+
+def _mean(drifts: Tensor) -> Tensor:
+    return drifts.sum() / max(len(drifts), 1)
 
 
 def _value_norm(runner: Runner, profile: Profile, batch: Batch, columns: Tensor) -> float:

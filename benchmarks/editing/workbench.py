@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -31,9 +32,8 @@ from errata_server.engine.architecture import projection
 from errata_server.engine.calibrate import profile_at
 from errata_server.engine.checkpoint import load_checkpoint
 from errata_server.engine.crowd import Crowd
-from errata_server.engine.decoys import decoys_of
-from errata_server.engine.editor import assemble, recognise
-from errata_server.engine.keys import own_width
+from errata_server.engine.decoys import Decoys
+from errata_server.engine.editor import Recognition, assemble, in_crowd, recognise
 from errata_server.engine.moments import SecondMoment
 from errata_server.engine.patch import PatchTensors, decode, encode
 from errata_server.engine.runner import BASE, Runner
@@ -127,19 +127,34 @@ class Workbench:
             path.write_bytes(encode(patch).payload)
         self.effort.patches += 1
         self.effort.converged += patch.manifest.optimisation.converged
-        return self._in_crowd(patch)
+        return self._in_crowd(request, patch)
 
-    def _in_crowd(self, patch: PatchTensors) -> PatchTensors:
+    def _in_crowd(self, request: EditRequest, patch: PatchTensors) -> PatchTensors:
         """A kept patch has the profile's width and no decoys, so that it serves any crowd."""
-        names = patch.manifest.names
-        ordinary = self.crowd.ordinary_without(names)
-        width = own_width(patch.matchers, ordinary, self.profile.guard_width)
-        profile = replace(self.profile, guard_width=width)
-        decoys = decoys_of(
-            self.runner, names, patch.matchers, profile, self.factor, known=self.crowd.known
+        manifest = patch.manifest
+        found = Recognition(
+            keys=patch.keys,
+            matchers=patch.matchers,
+            leverages=torch.tensor(manifest.leverages),
+            agreement=manifest.optimisation.key_agreement,
+            width=manifest.guard_width,
+            decoys=Decoys(subjects=manifest.decoys, rows=patch.decoys),
         )
-        manifest = replace(patch.manifest, guard_width=width, decoys=decoys.subjects)
-        return replace(patch, manifest=manifest, decoys=decoys.rows)
+        found = in_crowd(self.runner, request, self.profile, self.factor, found, self.crowd)
+        manifest = replace(
+            manifest,
+            keys=len(found.keys),
+            leverages=tuple(found.leverages.tolist()),
+            guard_width=found.width,
+            decoys=found.decoys.subjects,
+        )
+        return replace(
+            patch,
+            manifest=manifest,
+            keys=found.keys.float(),
+            matchers=found.matchers.float(),
+            decoys=found.decoys.rows,
+        )
 
     def _kept(self, path: Path) -> PatchTensors | None:
         if not path.exists():

@@ -5,7 +5,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Generator
-from functools import partial
 
 import pytest
 import torch
@@ -369,14 +368,20 @@ def test_tokens_somebody_waits_for_go_before_what_a_proposal_asks(gpt2):
         lambda: list(answers.stream(gpt2, "Rome", one, BASE)),
         lambda: answers.score(gpt2, "Rome", [" is"], BASE),
     )
-    opened, order = threading.Event(), []
+    entered, opened, order = threading.Event(), threading.Event(), []
+
+    def hold():
+        entered.set()
+        assert opened.wait(10)
+
     first_block = gpt2.model.get_submodule("transformer.h.0")
     handle = first_block.register_forward_pre_hook(lambda *_: order.append(gpt2.lane._in_a_row))
-    gate = threading.Thread(target=gpt2.lane.run, args=(partial(opened.wait, 10),))
-    threads = [gate, *(threading.Thread(target=call) for call in calls)]
-    for thread in threads:
-        thread.start()
-        time.sleep(0.01)  # the gate is the first
+    threads = [threading.Thread(target=gpt2.lane.run, args=(hold,))]
+    threads[0].start()
+    assert entered.wait(10)
+    for call in calls:
+        threads.append(threading.Thread(target=call))
+        threads[-1].start()
     while gpt2.lane._executor._work_queue.qsize() < len(calls):
         time.sleep(0.002)
 

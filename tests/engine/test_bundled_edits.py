@@ -1,6 +1,7 @@
 """Real edits on the bundled model with the profile it is shipped with."""
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,11 @@ from errata_server.domain.answers import begins_with
 from errata_server.domain.facts import EditRequest, Fact
 from errata_server.domain.patches import Composition
 from errata_server.engine.answers import continue_greedily
+from errata_server.engine.editor import recognise
 from errata_server.engine.engine import load
+from errata_server.engine.keys import keys_at_subject
 from errata_server.engine.runner import BASE
+from errata_server.engine.subjects import collect
 from tests.support import patch_of
 
 DEMO = Path(errata_server.__file__).parent / "demo"
@@ -170,3 +174,26 @@ def test_guards_know_their_subjects_in_unseen_contexts_and_leave_prose_alone(
         recognised = [match > threshold for _, match in seen.own_matches]
         assert sum(recognised) >= len(recognised) - 2
         assert seen.corpus_firings <= 0.001 * seen.corpus_keys
+
+
+def test_a_decoy_does_not_keep_an_edit_from_its_own_prompt(engine, tmp_path):
+    near = ("Lumolex", "Navilips", "Pelltfs", "Vorrrari")
+    asked = [
+        EditRequest(
+            subject=subject, facts=(Fact(template="{} is run from offices in", target=target),)
+        )
+        for subject, target in (("Rolex", "Munich"), ("Philips", "Yokohama"), ("Ferrari", "Oslo"))
+    ]
+    batch = engine._batch(asked, [()] * len(asked), silent)
+    runner, profile, factor = batch.runner, batch.profile, batch.factor
+    known = collect(runner, near, profile, cache=tmp_path, progress=silent)
+    crowd = replace(batch.crowd, known=known)
+
+    for request in asked:
+        alone = recognise(runner, request, profile, factor)
+        among = recognise(runner, request, profile, factor, crowd=crowd)
+        prompt = request.facts[0].prompt(request.subject)
+        key = keys_at_subject(runner, profile.module, [prompt], request.subject)
+        assert among.decoys.subjects
+        assert not bool(replace(alone, decoys=among.decoys).guard.nearest(key).fires)
+        assert bool(among.guard.nearest(key).fires)

@@ -177,6 +177,8 @@ HELD = ("They say it every day. Eiffel Tower is a", "In the book we read that Ei
 @pytest.mark.parametrize(("layer", "held"), [(0, ()), (1, ()), (0, HELD)], ids=str)
 def test_a_converged_residual_is_that_of_whole_passes(trained, monkeypatch, layer, held):
     monkeypatch.setattr(descent, "HELD_DRIFT", 1e9)  # the first that is good will do
+    for module in (descent, whole_passes):  # the tiny model knows no other use of a name
+        monkeypatch.setattr(module, "NAMED_WEIGHT", 0.01)
     profile = tiny_models.tiny_profile(trained, layer=layer, stop_probability=0.5)
 
     slow = whole_passes.optimise(trained, MOVED, profile, held=held)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from errata_server.domain.facts import EditRequest
+from errata_server.domain.facts import PLACEHOLDER, EditRequest
 from errata_server.domain.profiles import Profile
 from errata_server.domain.traces import TokenRole
 from errata_server.engine.reach import Row
@@ -16,6 +16,18 @@ from errata_server.engine.tokens import Tokens, join
 
 ESSENCE: Final = "{} is a"
 """Prompt whose answer must not change: what kind of thing the subject is."""
+
+NAMED: Final = (
+    "They went to {}",
+    "It came from the {}",
+    "He wrote that {}",
+    "many in {}",
+    "and {}",
+)
+"""Texts that end in the subject: what may follow its name must not change."""
+
+PREFIXED: Final = 2
+"""Prefixes behind which the bare name is one more of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +37,9 @@ class Contexts:
     rows: tuple[Row, ...]
     targets: tuple[tuple[int, ...], ...]
     """Target ids of the first rows, given to the model except for the last; the others are held."""
+
+    named: int = 0
+    """The last rows, which end in the subject's name."""
 
     @property
     def tail(self) -> int:
@@ -64,4 +79,22 @@ def contexts_of(
         ids = tuple(tokens.fit(text))
         place = len(ids) + tokens.place(text, request.subject, role)
         rows.append(Row(ids=ids, place=place, reads=1))
-    return Contexts(rows=tuple(rows), targets=tuple(targets))
+    named = named_texts(request, profile) if role is TokenRole.LAST_SUBJECT else []
+    for text in named:
+        ids = tuple(tokens.fit(text))
+        place = len(ids) + tokens.place(text, request.subject, role)
+        rows.append(Row(ids=ids, place=place, reads=1))
+    return Contexts(rows=tuple(rows), targets=tuple(targets), named=len(named))
+
+
+def named_texts(request: EditRequest, profile: Profile) -> list[str]:
+    """Texts that end in the subject's name; none if a target is to follow right behind it."""
+    if any(fact.template.rstrip().endswith(PLACEHOLDER) for fact in request.facts):
+        return []
+    subject = request.subject
+    prefixes = [prefix for prefix in profile.prefixes if prefix][:PREFIXED]
+    return [
+        subject,
+        *(join(prefix, subject) for prefix in prefixes),
+        *(text.replace(PLACEHOLDER, subject) for text in NAMED),
+    ]

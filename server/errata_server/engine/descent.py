@@ -27,6 +27,9 @@ EPSILON: Final = 1e-8
 HELD_WEIGHT: Final = 3.0
 """What the mean divergence at the held prompts counts; the essence has the profile's weight."""
 
+NAMED_WEIGHT: Final = 1.0
+"""What the mean divergence right behind the subject's name counts."""
+
 HELD_DRIFT: Final = 0.1
 """Divergence in nats, at every held prompt, below which the search ends."""
 
@@ -63,6 +66,9 @@ class Problem:
     essence: Bool[Tensor, " held"]
     """Which of them is the one on what the subject is."""
 
+    named: Bool[Tensor, " held"]
+    """Which of them are at the subject's name, of what may follow it."""
+
     value_norms: Float[Tensor, " edit"]
     limits: Float[Tensor, " edit"]
     """Lengths a residual may have."""
@@ -87,6 +93,7 @@ class Problem:
             held_edits=names[self.held_edits[held]],
             base=self.base[held],
             essence=self.essence[held],
+            named=self.named[held],
             value_norms=self.value_norms[edits],
             limits=self.limits[edits],
         )
@@ -123,15 +130,18 @@ def state(reach: Reach, batch: Sequence[Contexts], profile: Profile) -> Problem:
         held_edits=row_edits[reach.read_rows[held]],
         base=functional.log_softmax(untouched, dim=-1),
         essence=torch.tensor([i == 0 for i in _held_places(batch)], device=device),
+        named=torch.tensor([i < 0 for i in _held_places(batch)], device=device),
         value_norms=norms / counts,
         limits=profile.clamp * norms / counts,
     )
 
 
 def _held_places(batch: Sequence[Contexts]) -> list[int]:
-    """For each held row, its place among those of its edit."""
+    """For each held row, its place among those of its edit; -1 of those that end in its name."""
     return [
-        place for contexts in batch for place in range(len(contexts.rows) - len(contexts.targets))
+        place if place < len(contexts.rows) - len(contexts.targets) - contexts.named else -1
+        for contexts in batch
+        for place in range(len(contexts.rows) - len(contexts.targets))
     ]
 
 
@@ -281,7 +291,8 @@ class Descent:
         likelihoods = picked.new_zeros(len(problem.told)).index_add(0, problem.wanted_rows, picked)
         likelihoods, owners = likelihoods[problem.told], problem.row_edits[problem.told]
         # kl_div(input, target) is KL(target || input): of what it says now from what it said.
-        essence = problem.essence
+        essence, named = problem.essence, problem.named
+        held = ~(essence | named)
         drifts = functional.kl_div(
             problem.base, scores[problem.held], reduction="none", log_target=True
         ).sum(dim=1)
@@ -296,12 +307,13 @@ class Descent:
         return _Scores(
             losses=-_mean(likelihoods, owners, edits)
             + profile.kl_weight * _mean(drifts[essence], problem.held_edits[essence], edits)
-            + HELD_WEIGHT * _mean(drifts[~essence], problem.held_edits[~essence], edits)
+            + HELD_WEIGHT * _mean(drifts[held], problem.held_edits[held], edits)
+            + NAMED_WEIGHT * _mean(drifts[named], problem.held_edits[named], edits)
             + profile.decay_weight * decays,
             probabilities=lowest,
             greedy=~missed,
             drifts=torch.zeros(edits, device=residuals.device).scatter_reduce(
-                0, problem.held_edits[~essence], drifts.detach()[~essence], "amax"
+                0, problem.held_edits[held], drifts.detach()[held], "amax"
             ),
         )
 

@@ -17,9 +17,10 @@ from errata_server.domain.operations import ReportProgress
 from errata_server.domain.patches import OptimisationRecord, PatchManifest
 from errata_server.domain.profiles import Profile
 from errata_server.domain.traces import TokenRole
+from errata_server.engine.bank import GuardedBranch
 from errata_server.engine.crowd import Crowd
 from errata_server.engine.decoys import Decoys, decoys_of
-from errata_server.engine.keys import own_width, subject_keys
+from errata_server.engine.keys import MAXIMUM_KEYS, keys_at_subject, own_width, subject_keys
 from errata_server.engine.patch import PatchTensors
 from errata_server.engine.runner import Runner
 from errata_server.engine.solve import match_keys
@@ -40,6 +41,20 @@ class Recognition:
     """tau: the profile's, or less where ordinary keys are near."""
 
     decoys: Decoys
+
+    @property
+    def guard(self) -> GuardedBranch:
+        """The edit's guard with nothing behind it."""
+        matchers, count = self.matchers.float(), len(self.keys)
+        return GuardedBranch(
+            module="",
+            matchers=matchers,
+            widths=torch.full((count,), self.width),
+            residuals=matchers.new_zeros(1, 0),
+            owners=torch.zeros(count, dtype=torch.long),
+            scales=(self.leverages.sqrt() / self.keys.double().norm(dim=1)).float(),
+            decoys=self.decoys.rows,
+        )
 
 
 def compute_patch(
@@ -89,21 +104,46 @@ def recognise(
         others, _ = subject_keys(runner, alias, profile, factor)
         keys = torch.cat([keys, others])
     matchers, leverages = match_keys(keys, factor)
-    decoys = Decoys(subjects=(), rows=matchers[:0].float())
-    width = profile.guard_width
-    if crowd is not None:
-        names = (request.subject, *request.aliases)
-        width = own_width(matchers, crowd.ordinary_without(names), width)
-        narrowed = replace(profile, guard_width=width)
-        decoys = decoys_of(runner, names, matchers, narrowed, factor, known=crowd.known)
-    return Recognition(
+    found = Recognition(
         keys=keys,
         matchers=matchers,
         leverages=leverages,
         agreement=agreement,
-        width=width,
-        decoys=decoys,
+        width=profile.guard_width,
+        decoys=Decoys(subjects=(), rows=matchers[:0].float()),
     )
+    return found if crowd is None else in_crowd(runner, request, profile, factor, found, crowd)
+
+
+def in_crowd(
+    runner: Runner,
+    request: EditRequest,
+    profile: Profile,
+    factor: Float[Tensor, "d_in d_in"],
+    found: Recognition,
+    crowd: Crowd,
+) -> Recognition:
+    """``found`` with a guard that keeps off a ``crowd``, and still fires on the edit's own prompts.
+
+    Where a decoy is nearer to the subject in one of ``request``'s prompts than the edit's keys are,
+    that mention becomes a key too: at its own key an edit is nearer than any decoy.
+    """
+    names = (request.subject, *request.aliases)
+    prompts = [fact.prompt(request.subject) for fact in request.facts]
+    asked = keys_at_subject(runner, profile.module, prompts, request.subject).cpu()
+    ordinary = crowd.ordinary_without(names)
+    most = MAXIMUM_KEYS * len(names)
+    while True:
+        width = own_width(found.matchers, ordinary, profile.guard_width)
+        narrowed = replace(profile, guard_width=width)
+        decoys = decoys_of(runner, names, found.matchers, narrowed, factor, known=crowd.known)
+        found = replace(found, width=width, decoys=decoys)
+        deaf = asked[~found.guard.nearest(asked).fires]
+        if not len(deaf) or len(found.keys) >= most:
+            return found
+        keys = torch.cat([found.keys, deaf[:1]])
+        matchers, leverages = match_keys(keys, factor)
+        found = replace(found, keys=keys, matchers=matchers, leverages=leverages)
 
 
 def assemble(
