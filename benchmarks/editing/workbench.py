@@ -127,20 +127,24 @@ class Workbench:
             path.write_bytes(encode(patch).payload)
         self.effort.patches += 1
         self.effort.converged += patch.manifest.optimisation.converged
-        return self._in_crowd(request, patch)
+        if role is not TokenRole.LAST_SUBJECT:  # whoever asks for its key has no guard on it
+            return patch
+        return self._in_crowd(request, patch, profile)
 
-    def _in_crowd(self, request: EditRequest, patch: PatchTensors) -> PatchTensors:
+    def _in_crowd(
+        self, request: EditRequest, patch: PatchTensors, profile: Profile
+    ) -> PatchTensors:
         """A kept patch has the profile's width and no decoys, so that it serves any crowd."""
         manifest = patch.manifest
         found = Recognition(
             keys=patch.keys,
             matchers=patch.matchers,
-            leverages=torch.tensor(manifest.leverages),
+            leverages=torch.tensor(manifest.leverages, dtype=torch.float64),
             agreement=manifest.optimisation.key_agreement,
             width=manifest.guard_width,
             decoys=Decoys(subjects=manifest.decoys, rows=patch.decoys),
         )
-        found = in_crowd(self.runner, request, self.profile, self.factor, found, self.crowd)
+        found = in_crowd(self.runner, request, profile, self.factor, found, crowd=self.crowd)
         manifest = replace(
             manifest,
             keys=len(found.keys),

@@ -114,6 +114,30 @@ def test_a_screen_sees_that_all_guards_are_shut_and_does_not_trust_what_is_no_nu
     assert not replace(guards, matchers=guards.matchers * 1e6)._all_shut(shut)
 
 
+def test_a_matcher_too_large_for_a_screen_is_not_screened():
+    guards = many_guards()
+    large = guards.matchers.clone()
+    large[0, 0], large[0, 1] = -7e4, 9e4  # which would count as -inf for the input below
+    one = torch.zeros(1, 1, 512)
+    one[..., :2] = torch.tensor([3.0, 4.0])
+
+    changed = replace(guards, matchers=large).rewrite(one, torch.zeros(1, 1, 1))
+
+    assert changed.item() == 1.0
+
+
+def test_a_screen_allows_for_roundings_that_all_go_one_way():
+    guards = many_guards()
+    row = torch.full((1024,), (1 + 0.95 * 2.0**-11) / 32)  # float16 has 1 / 32
+    row[-1] = (1 - row[:-1].square().sum()).sqrt()
+    matchers = torch.zeros(len(guards.matchers), 1024)
+    matchers[0] = row
+    widths = torch.full((len(matchers),), 1e-4)
+    lone = replace(guards, matchers=matchers, widths=widths, decoys=matchers[:0])
+
+    assert lone.rewrite(row[None, None], torch.zeros(1, 1, 1)).item() == 1.0
+
+
 def test_of_two_guards_that_open_the_nearer_edit_acts_though_the_other_matches_more():
     both = branch([[1.0, 0.0], [1.2, 0.0]], widths=[0.9, 0.9], residuals=[[1.0], [2.0]])
     nearer = replace(both, scales=torch.tensor([1.0, 0.8]))

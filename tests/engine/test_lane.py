@@ -1,7 +1,9 @@
 """The model thread takes one step at a time, in order, and turns away what it cannot hold."""
 
+import gc
 import threading
 import time
+import weakref
 from functools import partial
 
 import pytest
@@ -59,6 +61,26 @@ def test_an_error_reaches_the_caller_and_the_lane_goes_on(lane):
         lane.run(fail)
 
     assert lane.run(lambda: 1) == 1
+
+
+def test_a_failed_step_lets_go_of_what_it_held(lane):
+    class Held:
+        pass
+
+    seen: list[weakref.ref[Held]] = []
+
+    def fail():
+        held = Held()
+        seen.append(weakref.ref(held))
+        raise ZeroDivisionError("mine")
+
+    gc.disable()
+    try:
+        with pytest.raises(ZeroDivisionError, match="mine"):
+            lane.run(fail)
+        assert lane.run(seen[0]) is None
+    finally:
+        gc.enable()
 
 
 def test_steps_run_in_the_order_they_were_asked_for(lane):

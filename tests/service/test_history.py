@@ -138,14 +138,28 @@ def test_an_audit_sees_a_base_model_that_was_written_to(services, history):
     assert audit.ledger.clean
 
 
-def test_an_audit_sees_an_artifact_that_was_changed(history, url):
+def tamper(url: str, table: str, change: str) -> None:
     with sqlite3.connect(url.removeprefix("sqlite:///")) as connection:
         for (name,) in connection.execute(
-            "SELECT name FROM sqlite_master WHERE type = 'trigger' AND tbl_name = 'artifacts'"
+            "SELECT name FROM sqlite_master WHERE type = 'trigger' AND tbl_name = ?", (table,)
         ).fetchall():
             connection.execute(f"DROP TRIGGER {name}")
-        connection.execute("UPDATE artifacts SET payload = zeroblob(16)")
+        connection.execute(f"UPDATE {table} SET {change}")
     connection.close()
+
+
+def test_an_audit_composes_from_what_is_stored_whatever_the_server_remembers(history, url):
+    history.audit()
+    tamper(url, "edits", "patch = (SELECT patch FROM edits other WHERE other.id != edits.id)")
+
+    audit = history.audit()
+
+    assert not audit.served_digest_matches
+    assert any("edits[" in finding.row for finding in audit.ledger.findings)
+
+
+def test_an_audit_sees_an_artifact_that_was_changed(history, url):
+    tamper(url, "artifacts", "payload = zeroblob(16)")
 
     audit = history.audit()
 

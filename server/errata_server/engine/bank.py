@@ -86,7 +86,9 @@ class GuardedBranch:
         plain = self.matchers.device.type == "cpu" and self.matchers.dtype == torch.float32
         if plain and len(self.matchers) >= SCREENED:
             floors = self._thresholds - SLACK * self.matchers.norm(dim=1)
-            object.__setattr__(self, "_halves", (self.matchers.half().contiguous(), floors))
+            halves = self.matchers.half().contiguous()
+            if bool(halves.isfinite().all()):  # else what is too large might count as small
+                object.__setattr__(self, "_halves", (halves, floors))
 
     def nearest(self, inputs: Float[Tensor, "*rows d_in"]) -> Nearest:
         """Which guard fires on each of ``inputs``, if one does."""

@@ -11,23 +11,15 @@ from typing import Final
 from errata_server.domain.facts import PLACEHOLDER, EditRequest
 from errata_server.domain.profiles import Profile
 from errata_server.domain.traces import TokenRole
+from errata_server.engine.keys import WITHIN
 from errata_server.engine.reach import Row
 from errata_server.engine.tokens import Tokens, join
 
 ESSENCE: Final = "{} is a"
 """Prompt whose answer must not change: what kind of thing the subject is."""
 
-NAMED: Final = (
-    "They went to {}",
-    "It came from the {}",
-    "He wrote that {}",
-    "many in {}",
-    "and {}",
-)
-"""Texts that end in the subject: what may follow its name must not change."""
-
 PREFIXED: Final = 2
-"""Prefixes behind which the bare name is one more of them."""
+"""Prefixes behind which the name, and what may follow it, is held."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,12 +81,12 @@ def contexts_of(
 
 def named_texts(request: EditRequest, profile: Profile) -> list[str]:
     """Texts that end in the subject's name; none if a target is to follow right behind it."""
-    if any(fact.template.rstrip().endswith(PLACEHOLDER) for fact in request.facts):
+    if any(fact.template.endswith(PLACEHOLDER) for fact in request.facts):
         return []
     subject = request.subject
     prefixes = [prefix for prefix in profile.prefixes if prefix][:PREFIXED]
     return [
         subject,
         *(join(prefix, subject) for prefix in prefixes),
-        *(text.replace(PLACEHOLDER, subject) for text in NAMED),
+        *(text.replace(PLACEHOLDER, subject) for text in WITHIN),
     ]

@@ -112,7 +112,9 @@ def recognise(
         width=profile.guard_width,
         decoys=Decoys(subjects=(), rows=matchers[:0].float()),
     )
-    return found if crowd is None else in_crowd(runner, request, profile, factor, found, crowd)
+    if crowd is None:
+        return found
+    return in_crowd(runner, request, profile, factor, found, crowd=crowd)
 
 
 def in_crowd(
@@ -121,12 +123,15 @@ def in_crowd(
     profile: Profile,
     factor: Float[Tensor, "d_in d_in"],
     found: Recognition,
+    *,
     crowd: Crowd,
 ) -> Recognition:
-    """``found`` with a guard that keeps off a ``crowd``, and still fires on the edit's own prompts.
+    """``found`` with a guard that keeps off a ``crowd``, but not off the edit's own prompts.
 
-    Where a decoy is nearer to the subject in one of ``request``'s prompts than the edit's keys are,
-    that mention becomes a key too: at its own key an edit is nearer than any decoy.
+    Where the guard does not fire on the subject in one of ``request``'s prompts, because a decoy is
+    nearer there than the edit's keys are or because it was narrowed, that mention becomes a key
+    too, as long as there are no more than `MAXIMUM_KEYS` for each name: at its own key an edit is
+    nearer than any decoy. The checks tell of a prompt that stays unheard.
     """
     names = (request.subject, *request.aliases)
     prompts = [fact.prompt(request.subject) for fact in request.facts]

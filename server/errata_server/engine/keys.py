@@ -31,19 +31,16 @@ CLEARANCE: Final = 0.02
 NARROWEST: Final = 0.2
 """A guard narrower than this knows its subject in few contexts; the checks then say so."""
 
-MENTIONS: Final = (
-    'The "{}',
-    "They saw ({}",
-    "A/{}",
-    "one -{}",
-    "the '{}",
-    "\n{}",
+WITHIN: Final = (
     "They went to {}",
     "It came from the {}",
     "He wrote that {}",
     "many in {}",
     "and {}",
 )
+"""Ways to come to a subject within a sentence."""
+
+MENTIONS: Final = ('The "{}', "They saw ({}", "A/{}", "one -{}", "the '{}", "\n{}", *WITHIN)
 """Ways to come to a subject within a sentence and behind punctuation, where it is often split
 into other tokens. Prefixes end where a sentence does."""
 

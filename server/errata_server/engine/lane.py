@@ -88,3 +88,5 @@ class ModelLane:
             future.set_result(step())
         except BaseException as error:  # noqa: BLE001 - handed to the caller, who raises it
             future.set_exception(error)
+        finally:
+            del future, step  # the error's traceback holds this frame, and the future the error

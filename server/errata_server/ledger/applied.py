@@ -7,7 +7,7 @@ hashes of all that led to them, so that the next change of a branch folds one re
 """
 
 from collections import OrderedDict, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from sqlalchemy import Connection, select
@@ -17,7 +17,7 @@ from errata_server.domain.ids import BranchName, Digest, EditId, ModelId, Revisi
 from errata_server.domain.revisions import Revision, RevisionKind
 from errata_server.ledger import revisions, tables
 from errata_server.ledger.bodies import corrupt
-from errata_server.ledger.lines import CHANGES, Stretch, line
+from errata_server.ledger.lines import CHANGES, KNOWN, Stretch, line
 from errata_server.ledger.revisions import revision_row
 from errata_server.ledger.tables import StoredRow
 
@@ -25,16 +25,23 @@ STATES: Final = "states"
 """Where a connection keeps states."""
 
 MAX_STATES: Final = 4
-"""States a connection keeps: heads of branches; a megabyte each at some thousand live edits."""
+"""States each connection keeps: heads of branches, a megabyte each at some thousand live edits."""
 
 
-def fold(connection: Connection, revision: Revision) -> AppliedSet:
+def fold(connection: Connection, revision: Revision, *, anew: bool = False) -> AppliedSet:
     """The edits applied and not reverted at ``revision``, oldest first.
+
+    Args:
+        revision: One that is stored.
+        anew: Whether to read all that led to it, whatever the connection remembers.
 
     Raises:
         LedgerCorruptError: the history applies an edit twice, reverts what is not applied,
             or names an edit or a revision that is not there.
     """
+    if anew:
+        connection.info.pop(STATES, None)
+        connection.info.pop(KNOWN, None)
     states: OrderedDict[RevisionId, AppliedSet] = connection.info.setdefault(STATES, OrderedDict())
     state = states.pop(revision.id, None)
     if state is None:
@@ -47,15 +54,11 @@ def fold(connection: Connection, revision: Revision) -> AppliedSet:
 
 def _folded(connection: Connection, revision: Revision, before: AppliedSet | None) -> AppliedSet:
     """The state of ``revision``, from that of its source or parent where it is known."""
-    stretches: Iterable[Stretch]
-    if before is None:
-        stretches = reversed(list(line(connection, revision)))
-    elif revision.kind in CHANGES:
-        stretches = [Stretch(revision.branch, revision.sequence, revision.sequence)]
-    else:
+    if before is not None and revision.kind not in CHANGES:
         return before
     applied = {edit.edit: edit for edit in before.applied} if before else {}
-    for stretch in stretches:
+    last = Stretch(revision.branch, revision.sequence, revision.sequence)
+    for stretch in [last] if before else reversed(list(line(connection, revision))):
         for row in _changes(connection, revision.model, stretch):
             _fold_one(applied, row, revision_row(stretch.branch, row.sequence))
     return AppliedSet(applied.values())

@@ -336,15 +336,21 @@ class Ledger:
                 newest_first=newest_first,
             )
 
-    def applied(self, model: ModelId, revision: RevisionId) -> AppliedSet:
+    def applied(self, model: ModelId, revision: RevisionId, *, anew: bool = False) -> AppliedSet:
         """The edits applied and not reverted at this revision, oldest first.
+
+        Args:
+            model: Whose revision.
+            revision: Its id.
+            anew: Whether to read all that led to it, whatever a connection remembers of it.
 
         Raises:
             ModelNotFoundError: the ledger does not know the model.
             RevisionNotFoundError: the model has no such revision.
         """
         with self._database.reading() as connection:
-            return applied.fold(connection, references.by_id(connection, model, revision))
+            stored = references.by_id(connection, model, revision)
+            return applied.fold(connection, stored, anew=anew)
 
     def audit(
         self, model: ModelId, *, objection: Callable[[Edit], str] = lambda _: ""

@@ -212,7 +212,8 @@ class History:
     def _composed_anew(self, revision: Revision) -> Digest | None:
         """The weights digest of ``revision`` from the ledger alone; None if it has none."""
         try:
-            patches = [edit.patch for edit in self._active(revision)]
+            active = self.ledger.applied(self.model, revision.id, anew=True).active()
+            patches = [edit.patch for edit in active]
             return self.engine.compose(patches, self.ledger.artifact, revision.composition).digest
         except (LedgerCorruptError, NotFoundError, InvalidPatchError, ModelMismatchError):
             return None
