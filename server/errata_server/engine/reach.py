@@ -48,6 +48,9 @@ class Reach:
     before: tuple[tuple[Tensor, Tensor], ...]
     """Keys and values of the positions before, for every layer above the edited one."""
 
+    real: Bool[Tensor, "row tail"]
+    """Which of the positions are not padding: dense layers run over those alone."""
+
     allowed: Bool[Tensor, "row 1 tail key"]
     positions: Int[Tensor, "row tail"]
     read_rows: Int[Tensor, " read"]
@@ -57,23 +60,30 @@ class Reach:
 
     def logits(self, residuals: Float[Tensor, "row d_model"]) -> Float[Tensor, "read vocab"]:
         """Logits at every read position, row by row, with each row's residual added."""
-        blocks = self.blocks
+        blocks, real = self.blocks, self.real
         moved = self.states[:, :1] + residuals[:, None].to(self.states.dtype)
-        states = torch.cat([moved, self.states[:, 1:]], dim=1)
+        states = torch.cat([moved, self.states[:, 1:]], dim=1)[real][None]
+        positions = self.positions[real][None]
+        places = (real.flatten().cumsum(0) - 1).view_as(real)  # of a position among the real ones
+        read = places[self.read_rows, self.read_columns]
         for layer, (keys, values) in enumerate(self.before, start=self.layer + 1):
-            projected = blocks.project(layer, states, self.positions)
+            projected = blocks.project(layer, states, positions)
+            queries, own_keys, own_values = (
+                _padded(part[0].transpose(0, 1), real).transpose(1, 2)
+                for part in (projected.queries, projected.keys, projected.values)
+            )
             beside = Projected(
-                projected.queries,
-                torch.cat([keys, projected.keys], dim=2),
-                torch.cat([values, projected.values], dim=2),
+                queries, torch.cat([keys, own_keys], dim=2), torch.cat([values, own_values], dim=2)
             )
             mixed = attend(beside, blocks.scaling(layer), allowed=self.allowed)
             if layer == blocks.layers - 1:  # behind it only what is read matters
-                states, mixed = self._read(states)[None], self._read(mixed)[None]
+                states = states[:, read]
+                mixed = mixed[self.read_rows, self.read_columns][None]
+            else:
+                mixed = mixed[real][None]
             middle = states + blocks.attention_output(layer, mixed)
             states = middle + blocks.mlp_output(layer, middle)
-        last = states[0] if self.before else self._read(states)
-        return blocks.logits(last)
+        return blocks.logits(states[0] if self.before else states[0, read])
 
     def keep(self, rows: Int[Tensor, " kept"]) -> "Reach":
         """The same for some of the rows, in the order given (ascending)."""
@@ -84,15 +94,13 @@ class Reach:
             self,
             states=self.states[rows],
             before=tuple((keys[rows], values[rows]) for keys, values in self.before),
+            real=self.real[rows],
             allowed=self.allowed[rows],
             positions=self.positions[rows],
             read_rows=renamed[renamed >= 0],
             read_columns=self.read_columns[renamed >= 0],
             value_norms=self.value_norms[rows],
         )
-
-    def _read(self, states: Float[Tensor, "row tail d_model"]) -> Float[Tensor, "read d_model"]:
-        return states[self.read_rows, self.read_columns]
 
 
 def reach_of(blocks: Blocks, rows: Sequence[Row], layer: int, *, run: Runs) -> Reach:
@@ -130,6 +138,7 @@ def reach_of(blocks: Blocks, rows: Sequence[Row], layer: int, *, run: Runs) -> R
             (torch.cat([keys for keys, _ in layer_]), torch.cat([values for _, values in layer_]))
             for layer_ in layers
         ),
+        real=aligned.mask[:, before:],
         allowed=aligned.allowed()[:, :, before:],
         positions=aligned.positions[:, before:],
         read_rows=place[:, 0],
