@@ -6,6 +6,7 @@ stored, so that it cannot disagree with them.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from errata_server.domain.edits import AppliedSet, Edit, EditState
 from errata_server.domain.errors import EditNotFoundError, InvalidInputError
@@ -15,6 +16,9 @@ from errata_server.ledger.ledger import Ledger
 from errata_server.service.calls import page_limit
 from errata_server.service.serving import Serving
 from errata_server.service.views import EditView, Page
+
+LOOKED_THROUGH: Final = 500
+"""Edits fetched together where only those in one state are wanted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -53,7 +57,7 @@ class EditReader:
     def views(self, edit_ids: Iterable[EditId], branch: BranchName = MAIN) -> tuple[EditView, ...]:
         """Several edits, as `view`."""
         edits = [self.stored(edit_id) for edit_id in edit_ids]
-        return tuple(self._views(edits, self._standing(branch), None))
+        return tuple(self._views(edits, self._standing(branch), None, most=len(edits)))
 
     def page(
         self,
@@ -73,10 +77,11 @@ class EditReader:
         standing = self._standing(branch)
         found: list[EditView] = []
         cursor = EditId(page_token) or None
+        at_once = limit + 1 if state is None else max(limit + 1, LOOKED_THROUGH)
         while len(found) <= limit:
-            edits = self._after(cursor, limit + 1)
-            found += self._views(edits, standing, state)
-            if len(edits) <= limit:
+            edits = self._after(cursor, at_once)
+            found += self._views(edits, standing, state, most=limit + 1 - len(found))
+            if len(edits) < at_once:
                 break
             cursor = edits[-1].id
         more = len(found) > limit
@@ -94,12 +99,17 @@ class EditReader:
             ) from error
 
     def _views(
-        self, edits: Sequence[Edit], standing: "_Standing", state: EditState | None
+        self,
+        edits: Sequence[Edit],
+        standing: "_Standing",
+        state: EditState | None,
+        *,
+        most: int,
     ) -> list[EditView]:
-        """Those in ``state``, all if it is not given; patches are fetched of no others."""
+        """The first ``most`` in ``state``, any if not given; patches are fetched of no others."""
         evidence = self.ledger.evidence([edit.id for edit in edits], standing.branch)
         states = {edit.id: standing.state(edit, evidence[edit.id]) for edit in edits}
-        shown = [edit for edit in edits if state in {None, states[edit.id]}]
+        shown = [edit for edit in edits if state in {None, states[edit.id]}][:most]
         self.serving.artifacts.preload(edit.patch for edit in shown)
         return [
             EditView(
