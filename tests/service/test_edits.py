@@ -60,6 +60,23 @@ def test_edits_of_one_state_are_listed_however_far_they_lie_apart(services, edit
     assert services.proposals.list(state=EditState.APPROVED).items == ()
 
 
+@pytest.mark.parametrize("looked_through", [1, 3, 500])
+def test_pages_of_one_state_hold_each_of_its_edits_once(services, monkeypatch, looked_through):
+    monkeypatch.setattr("errata_server.service.edits.LOOKED_THROUGH", looked_through)
+    made = [services.proposed(target=city) for city in ("Paris", "Rome", "London", "Oslo", "Bern")]
+    services.apply(made[2])
+    listed, token = [], ""
+
+    while True:
+        page = services.proposals.list(state=EditState.VERIFIED, page_size=2, page_token=token)
+        listed += [view.edit.id for view in page.items]
+        token = page.next_token
+        if not token:
+            break
+
+    assert listed == [edit.id for edit in reversed(made) if edit is not made[2]]
+
+
 def test_a_page_that_cannot_be_is_refused(services):
     with pytest.raises(InvalidInputError, match="page_size"):
         services.proposals.list(page_size=-1)
