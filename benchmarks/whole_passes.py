@@ -46,6 +46,7 @@ class Attempt:
     named: int
     """The last of them, which end in the subject's name."""
 
+    named_weight: float
     value_norm: float
     residual: Tensor
     optimiser: torch.optim.Optimizer
@@ -90,7 +91,7 @@ class Attempt:
             -likelihoods.mean()
             + self.profile.kl_weight * drifts[0]
             + HELD_WEIGHT * _mean(drifts[1 : len(drifts) - self.named])
-            + NAMED_WEIGHT * _mean(drifts[len(drifts) - self.named :])
+            + self.named_weight * _mean(drifts[len(drifts) - self.named :])
             + self.profile.decay_weight * self.residual.norm() / self.value_norm**2
         )
         hits = (scores.argmax(dim=-1) == self.labels) | ~wanted
@@ -103,7 +104,13 @@ class Attempt:
 
 
 def attempt(
-    runner: Runner, contexts: Contexts, profile: Profile, *, rate: float, residual: Tensor
+    runner: Runner,
+    contexts: Contexts,
+    profile: Profile,
+    *,
+    rate: float,
+    residual: Tensor,
+    named_weight: float,
 ) -> Attempt:
     """The contexts as a batch, what the base model says to them, and a start."""
     rows = contexts.rows
@@ -122,6 +129,7 @@ def attempt(
         labels=labels.to(runner.device),
         held=functional.log_softmax(base, dim=-1),
         named=contexts.named,
+        named_weight=named_weight,
         value_norm=runner.lane.run(lambda: _value_norm(runner, profile, batch, columns)),
         residual=residual,
         optimiser=torch.optim.Adam([residual], lr=rate),
@@ -163,7 +171,8 @@ def _descend(
 ) -> ValueSolution:
     residual = torch.zeros(profile.d_out, device=runner.device, requires_grad=True)
     rate = profile.learning_rate * size
-    tried = attempt(runner, contexts, profile, rate=rate, residual=residual)
+    weight = 0.0 if restart else NAMED_WEIGHT
+    tried = attempt(runner, contexts, profile, rate=rate, residual=residual, named_weight=weight)
     for steps in range(profile.max_steps + 1):  # the last pass only looks
         take = functools.partial(tried.step, update=steps < profile.max_steps)
         loss, probability, done = runner.lane.run(take)

@@ -215,6 +215,7 @@ class Descent:
         )
         self._steps = torch.zeros(shape[0], dtype=torch.long, device=device)
         self._rates = torch.zeros(shape[0], device=device)
+        self._named_weights = torch.zeros(shape[0], device=device)
         self._kept = _Kept(
             residuals=torch.zeros(shape, device=device),
             drifts=torch.full(shape[:1], torch.inf, device=device),
@@ -232,20 +233,29 @@ class Descent:
         """The length that residual may have."""
         return float(self.problem.limits[edit])
 
-    def restart(self, edit: int, size: float) -> None:
-        """Begin again from nothing, with ``size`` times the profile's learning rate."""
+    def restart(self, edit: int, size: float, *, named: bool) -> None:
+        """Begin again from nothing, with ``size`` times the profile's learning rate.
+
+        Args:
+            edit: Which.
+            size: Of its steps.
+            named: Whether what may follow the subject's name is held.
+        """
         for part in (self._residuals, self._means, self._squares, self._steps, self._kept.since):
             part[edit] = 0
         self._kept.drifts[edit] = torch.inf
         self._rates[edit] = self._profile.learning_rate * size
+        self._named_weights[edit] = NAMED_WEIGHT if named else 0.0
 
     def keep(self, edits: Sequence[int]) -> None:
         """Go on with some of the edits only."""
         kept = torch.tensor(edits, device=self._residuals.device)
         self.problem = self.problem.keep(kept)
-        self._residuals, self._means, self._squares, self._steps, self._rates = (
-            part[kept]
-            for part in (self._residuals, self._means, self._squares, self._steps, self._rates)
+        self._residuals, self._means, self._squares = (
+            part[kept] for part in (self._residuals, self._means, self._squares)
+        )
+        self._steps, self._rates, self._named_weights = (
+            part[kept] for part in (self._steps, self._rates, self._named_weights)
         )
         best = self._kept
         self._kept = _Kept(
@@ -308,7 +318,7 @@ class Descent:
             losses=-_mean(likelihoods, owners, edits)
             + profile.kl_weight * _mean(drifts[essence], problem.held_edits[essence], edits)
             + HELD_WEIGHT * _mean(drifts[held], problem.held_edits[held], edits)
-            + NAMED_WEIGHT * _mean(drifts[named], problem.held_edits[named], edits)
+            + self._named_weights * _mean(drifts[named], problem.held_edits[named], edits)
             + profile.decay_weight * decays,
             probabilities=lowest,
             greedy=~missed,

@@ -25,7 +25,8 @@ from errata_server.engine.reach import reach_of
 from errata_server.engine.runner import Runner
 
 STEP_SIZES: Final = (1.0, 0.4, 2.5)
-"""Multiples of the profile's learning rate, tried in turn until one converges."""
+"""Multiples of the profile's learning rate, tried in turn until one converges: from the second on
+without holding what may follow the subject's name, which some edits cannot."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +105,7 @@ class _Search:
         self._best: dict[int, ValueSolution] = {}
         self._look: Look | None = None
         for index in self._edits:
-            self._descent.restart(index, STEP_SIZES[0])
+            self._descent.restart(index, STEP_SIZES[0], named=True)
 
     @property
     def left(self) -> int:
@@ -127,7 +128,7 @@ class _Search:
                 over.append(index)
             else:
                 self._restarts[edit] = restart
-                descent.restart(index, STEP_SIZES[restart])
+                descent.restart(index, STEP_SIZES[restart], named=False)
         if over:
             kept = [index for index in range(len(self._edits)) if index not in set(over)]
             self._edits = [self._edits[index] for index in kept]
