@@ -116,7 +116,7 @@ def test_a_screen_sees_that_all_guards_are_shut_and_does_not_trust_what_is_no_nu
 
 def test_a_matcher_too_large_for_a_screen_is_not_screened():
     guards = many_guards()
-    large = guards.matchers.clone()
+    large = torch.zeros_like(guards.matchers)
     large[0, 0], large[0, 1] = -7e4, 6e4  # which would count as -inf for the input below
     one = torch.zeros(1, 1, 512)
     one[..., :2] = torch.tensor([3.0, 4.0])
