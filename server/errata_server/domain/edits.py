@@ -114,9 +114,8 @@ class AppliedEdit:
 class AppliedSet:
     """The edits a branch has applied and not reverted, oldest first; never changed once made.
 
-    What it knows is kept as it is asked for, and a set made from another begins with copies
-    of that, which C makes: a history of n revisions is walked set by set, and working each out
-    anew from its edits is what made that slow.
+    A set made from another begins with copies of what that knows, which C makes: a history of n
+    revisions is walked set by set, and working each out anew from its edits is slow.
     """
 
     __slots__ = ("_edits", "_of_subject", "_patches")

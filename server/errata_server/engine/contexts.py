@@ -67,12 +67,8 @@ def contexts_of(
             place = len(ids) - len(target) + 1 + tokens.place(text, request.subject, role)
             rows.append(Row(ids=ids, place=place, reads=len(target)))
             targets.append(target)
-    for text in (ESSENCE.format(request.subject), *held):
-        ids = tuple(tokens.fit(text))
-        place = len(ids) + tokens.place(text, request.subject, role)
-        rows.append(Row(ids=ids, place=place, reads=1))
     named = named_texts(request, profile) if role is TokenRole.LAST_SUBJECT else []
-    for text in named:
+    for text in (ESSENCE.format(request.subject), *held, *named):
         ids = tuple(tokens.fit(text))
         place = len(ids) + tokens.place(text, request.subject, role)
         rows.append(Row(ids=ids, place=place, reads=1))
