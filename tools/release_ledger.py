@@ -69,7 +69,7 @@ def state_of(services: Services) -> dict[str, Any]:
     """What the release says of its own history."""
     ledger = services.ledger
     revisions = ledger.revisions(MODEL, MAIN, limit=100)
-    edits = ledger.edits(MODEL, limit=100)
+    edits = [view.edit for view in services.proposals.list(page_size=100).items]
     applied = {revision.id: ledger.applied(MODEL, revision.id) for revision in revisions}
     return {
         "version": VERSION,

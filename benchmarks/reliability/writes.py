@@ -244,6 +244,6 @@ def author(ledger: Ledger, chronicle: Chronicle, *, edits: int) -> Author:
 
 def author_of(ledger: Ledger, chronicle: Chronicle) -> Author:
     """An author on a ledger that others have written to."""
-    stored = ledger.edits(chronicle.model, limit=10_000)
+    stored = ledger.edits(ledger.edit_ids(chronicle.model, limit=10_000))
     edits = {e.id: Stored(edit=e, report=ledger.latest_report(e.id)) for e in stored}
     return Author(chronicle=chronicle, top=chronicle.top(ledger), edits=edits)

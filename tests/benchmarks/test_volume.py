@@ -47,7 +47,7 @@ def test_a_synthetic_ledger_is_clean_and_is_served():
         with opened(url) as ledger:
             model = books.chronicle.model
             assert ledger.audit(model).clean
-            assert len(ledger.edits(model, limit=100)) == 20
+            assert len(ledger.edit_ids(model, limit=100)) == 20
             pinned = Serving(books.engine, ledger, model).start()
 
     assert pinned.applied.active_count == 6

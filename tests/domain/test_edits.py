@@ -98,6 +98,10 @@ def test_the_newest_edit_of_each_subject_is_active_and_the_rest_superseded(histo
     expected = {edit.edit for found in newest.values() for edit in found}
     assert {edit.edit for edit in applied.active()} == expected
     assert {edit.edit for edit in applied.superseded()} == {e.edit for e in edits} - expected
+    for edit in edits:
+        newer = newest[edit.subject][0].edit
+        assert applied.hiding(edit.edit) == (None if edit.edit == newer else newer)
+    assert applied.hiding(EditId("e-none")) is None
 
 
 @given(histories())

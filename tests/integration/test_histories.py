@@ -218,8 +218,8 @@ class Histories(RuleBasedStateMachine):
         self.workshop = workshop
         self.folder = workshop.ledger()
         self.server = Server(workshop, self.folder)
-        stored = self.server.ledger.edits(torch_servers.TINY, limit=100)
-        self.edits = sorted((self.server.known(edit.id) for edit in stored), key=_by_edit)
+        stored = self.server.ledger.edit_ids(torch_servers.TINY, limit=100)
+        self.edits = sorted(map(self.server.known, stored), key=_by_edit)
         self.applied: tuple[Applied, ...] = ()
         self.past = [self.applied]
         self.asked = 0
@@ -387,8 +387,8 @@ def test_every_edit_of_the_histories_changes_what_is_served(workshop):
     """Else the histories below would compare the base with itself."""
     folder = workshop.ledger()
     server = Server(workshop, folder)
-    stored = server.ledger.edits(torch_servers.TINY, limit=100)
-    edits = [server.known(edit.id) for edit in stored]
+    stored = server.ledger.edit_ids(torch_servers.TINY, limit=100)
+    edits = [server.known(edit) for edit in stored]
     untouched = workshop.untouched
 
     made = [untouched.replay((edit,)).logits for edit in edits]

@@ -115,7 +115,9 @@ def test_ids_digests_and_history_come_out_as_they_were(exported, history, empty_
     assert contents.heads == {f"{MODEL}/main": head.id, f"{SECOND}/main": genesis(SECOND).id}
     assert ledger.revisions(MODEL, limit=10) == was.revisions(MODEL, limit=10)
     assert ledger.applied(MODEL, head.id) == was.applied(MODEL, head.id)
-    assert ledger.edits(MODEL, limit=10) == was.edits(MODEL, limit=10)
+    ids = was.edit_ids(MODEL, limit=10)
+    assert ledger.edit_ids(MODEL, limit=10) == ids
+    assert ledger.edits(ids) == was.edits(ids)
     assert ledger.suites(MODEL) == was.suites(MODEL)
     assert ledger.latest_profile(MODEL) == profile(3)
     assert [ledger.audit(model).findings for model in (MODEL, SECOND)] == [(), ()]

@@ -57,7 +57,7 @@ def test_a_ledger_keeps_two_models_apart(chronicler):
     chronicler.ledger.register_model(second, description(), genesis=genesis(second))
 
     assert chronicler.ledger.head(second, MAIN).sequence == 0
-    assert chronicler.ledger.edits(second, limit=10) == []
+    assert chronicler.ledger.edit_ids(second, limit=10) == []
     assert chronicler.ledger.audit(second).clean
 
 
@@ -132,7 +132,7 @@ def test_recording_an_edit_again_changes_nothing(chronicler):
 
     chronicler.ledger.record_edit(stored.edit, stored.report)
 
-    assert chronicler.ledger.edits(MODEL, limit=10) == [stored.edit]
+    assert chronicler.ledger.edit_ids(MODEL, limit=10) == [stored.edit.id]
     assert chronicler.ledger.audit(MODEL).reports == 1
 
 
@@ -147,7 +147,7 @@ def test_an_edit_without_its_artifact_or_profile_is_refused(chronicler):
         with pytest.raises(error):
             chronicler.ledger.record_edit(orphan, chronicler.new_report(orphan))
 
-    assert chronicler.ledger.edits(MODEL, limit=10) == []
+    assert chronicler.ledger.edit_ids(MODEL, limit=10) == []
 
 
 def test_an_edit_id_is_not_given_twice(chronicler):
@@ -185,17 +185,26 @@ def test_edits_are_listed_newest_first_page_by_page(chronicler):
     made = [chronicler.propose(f"Tower {number}").edit for number in range(5)]
     pages, after = [], None
 
-    while page := chronicler.ledger.edits(MODEL, limit=2, after=after):
+    while page := chronicler.ledger.edit_ids(MODEL, limit=2, after=after):
         pages.append(page)
-        after = page[-1].id
+        after = page[-1]
 
     assert [len(page) for page in pages] == [2, 2, 1]
-    assert [edit for page in pages for edit in page] == made[::-1]
+    listed = [edit for page in pages for edit in page]
+    assert chronicler.ledger.edits(listed) == made[::-1]
+    assert chronicler.ledger.edits([made[3].id, made[1].id]) == [made[3], made[1]]
+
+
+def test_edits_that_are_not_there_are_refused(chronicler):
+    stored = chronicler.propose("Tower").edit.id
+
+    with pytest.raises(EditNotFoundError, match="e-none"):
+        chronicler.ledger.edits([stored, EditId("e-none")])
 
 
 def test_a_page_after_an_unknown_edit_is_refused(chronicler):
     with pytest.raises(EditNotFoundError):
-        chronicler.ledger.edits(MODEL, limit=2, after=EditId("e-none"))
+        chronicler.ledger.edit_ids(MODEL, limit=2, after=EditId("e-none"))
 
 
 def test_approvals_are_kept_in_order_and_once_a_request(chronicler):

@@ -134,7 +134,7 @@ def test_a_stored_signature_is_checked_by_every_audit(trusting):
 
 def test_an_edit_that_was_changed_under_its_signature_is_found(trusting, url):
     propose(trusting)
-    edit = next(iter(trusting.ledger.edits(MODEL, limit=1)))
+    (edit,) = trusting.ledger.edits(trusting.ledger.edit_ids(MODEL, limit=1))
     forged = dataclasses.replace(edit, request=edit_request(target="Rome"))
     with tampering(url, rearm=True) as tamper:
         tamper(f"UPDATE edits SET body = X'{forged.body.hex()}', digest = '{forged.digest}'")
@@ -147,7 +147,7 @@ def test_an_edit_that_was_changed_under_its_signature_is_found(trusting, url):
 
 def test_a_signature_used_twice_is_found(trusting):
     propose(trusting)
-    edit = next(iter(trusting.ledger.edits(MODEL, limit=1)))
+    (edit,) = trusting.ledger.edits(trusting.ledger.edit_ids(MODEL, limit=1))
     report = trusting.ledger.latest_report(edit.id)
     again = dataclasses.replace(edit, id="e-again")
     trusting.ledger.record_edit(again, dataclasses.replace(report, edit=again.id))
@@ -175,7 +175,7 @@ def test_a_signature_that_is_none_is_refused_before_anything_is_computed(trustin
         propose(trusting, **changed)
 
     assert refused.value.reason == reason
-    assert trusting.ledger.edits(MODEL, limit=1) == []
+    assert trusting.ledger.edit_ids(MODEL, limit=1) == []
 
 
 @pytest.mark.parametrize(

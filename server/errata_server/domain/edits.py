@@ -205,6 +205,12 @@ class AppliedSet:
         edits = self._of_subject.get(subject)
         return edits[-1] if edits else None
 
+    def hiding(self, edit: EditId) -> EditId | None:
+        """The newer edit of its subject that hides ``edit``; None where it is active, or gone."""
+        here = self._edits.get(edit)
+        newest = None if here is None else self._of_subject[here.subject][-1].edit
+        return None if newest == edit else newest
+
     def active(self) -> tuple[AppliedEdit, ...]:
         """The newest applied edit of each subject, by edit id."""
         return tuple(sorted((edits[-1] for edits in self._of_subject.values()), key=_id))

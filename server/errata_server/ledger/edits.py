@@ -4,6 +4,8 @@ Invariants: an edit is stored after its artifact and together with its first rep
 are numbered in commit order under the model's row lock.
 """
 
+from collections.abc import Sequence
+
 from sqlalchemy import Connection, insert, select
 
 from errata_server.domain import canonical
@@ -189,16 +191,20 @@ def get(connection: Connection, edit: EditId) -> Edit:
         EditNotFoundError: it is not in the ledger.
         LedgerCorruptError: its bytes are not what its digest says.
     """
-    row = connection.execute(select(tables.edits).where(tables.edits.c.id == edit)).one_or_none()
-    if row is None:
-        raise missing_edit(edit)
-    return _edit(row)
+    (found,) = several(connection, [edit])
+    return found
 
 
-def page(connection: Connection, model: ModelId, *, limit: int, after: EditId | None) -> list[Edit]:
-    """At most ``limit`` edits, newest first, those older than ``after`` where it is given."""
+def ids(
+    connection: Connection, model: ModelId, *, limit: int, after: EditId | None
+) -> list[EditId]:
+    """At most ``limit`` edits, newest first, those older than ``after`` where it is given.
+
+    Raises:
+        EditNotFoundError: ``after`` is none of the model's.
+    """
     columns = tables.edits.c
-    statement = select(tables.edits).where(columns.model == model)
+    statement = select(columns.id).where(columns.model == model)
     if after is not None:
         position = connection.scalar(
             select(columns.position).where(columns.id == after, columns.model == model)
@@ -206,8 +212,23 @@ def page(connection: Connection, model: ModelId, *, limit: int, after: EditId | 
         if position is None:
             raise missing_edit(after)
         statement = statement.where(columns.position < position)
-    rows = connection.execute(statement.order_by(columns.position.desc()).limit(limit))
-    return [_edit(row) for row in rows]
+    found = connection.scalars(statement.order_by(columns.position.desc()).limit(limit))
+    return [EditId(one) for one in found]
+
+
+def several(connection: Connection, edits: Sequence[EditId]) -> list[Edit]:
+    """The edits of these ids, in their order.
+
+    Raises:
+        EditNotFoundError: one of them is not in the ledger.
+        LedgerCorruptError: an edit's bytes are not what its digest says.
+    """
+    rows = connection.execute(select(tables.edits).where(tables.edits.c.id.in_(edits)))
+    found = {row.id: _edit(row) for row in rows}
+    for edit in edits:
+        if edit not in found:
+            raise missing_edit(edit)
+    return [found[edit] for edit in edits]
 
 
 def _edit(row: StoredRow) -> Edit:

@@ -188,14 +188,23 @@ class Ledger:
         with self._database.reading() as connection:
             return edits.get(connection, edit)
 
-    def edits(self, model: ModelId, *, limit: int, after: EditId | None = None) -> list[Edit]:
+    def edits(self, ids: Sequence[EditId]) -> list[Edit]:
+        """The edits of these ids, in their order.
+
+        Raises:
+            EditNotFoundError: one is not in the ledger.
+        """
+        with self._database.reading() as connection:
+            return edits.several(connection, ids)
+
+    def edit_ids(self, model: ModelId, *, limit: int, after: EditId | None = None) -> list[EditId]:
         """At most ``limit`` edits, newest first, those older than ``after`` where given.
 
         Raises:
             EditNotFoundError: ``after`` is not in the ledger.
         """
         with self._database.reading() as connection:
-            return edits.page(connection, model, limit=limit, after=after)
+            return edits.ids(connection, model, limit=limit, after=after)
 
     def report(self, report: ReportId) -> Report:
         """The report of this id.

@@ -4,7 +4,7 @@ Invariant: a state is computed from reports, approvals and what a branch has app
 stored, so that it cannot disagree with them.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,7 +18,7 @@ from errata_server.service.serving import Serving
 from errata_server.service.views import EditView, Page
 
 LOOKED_THROUGH: Final = 500
-"""Edits fetched together where only those in one state are wanted."""
+"""Edits looked at together where only those in one state are wanted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -57,7 +57,9 @@ class EditReader:
     def views(self, edit_ids: Iterable[EditId], branch: BranchName = MAIN) -> tuple[EditView, ...]:
         """Several edits, as `view`."""
         edits = [self.stored(edit_id) for edit_id in edit_ids]
-        return tuple(self._views(edits, self._standing(branch), None, most=len(edits)))
+        evidence = self.ledger.evidence([edit.id for edit in edits], branch)
+        standing = self._standing(branch)
+        return tuple(self._views(edits, evidence, standing))
 
     def page(
         self,
@@ -79,19 +81,22 @@ class EditReader:
         cursor = EditId(page_token) or None
         at_once = limit + 1 if state is None else max(limit + 1, LOOKED_THROUGH)
         while len(found) <= limit:
-            edits = self._after(cursor, at_once)
-            found += self._views(edits, standing, state, most=limit + 1 - len(found))
-            if len(edits) < at_once:
+            ids = self._after(cursor, at_once)
+            evidence = self.ledger.evidence(ids, branch)
+            wanted = [i for i in ids if state in {None, standing.state(i, evidence[i])}]
+            edits = self.ledger.edits(wanted[: limit + 1 - len(found)])
+            found += self._views(edits, evidence, standing)
+            if len(ids) < at_once:
                 break
-            cursor = edits[-1].id
+            cursor = ids[-1]
         more = len(found) > limit
         return Page(
             items=tuple(found[:limit]), next_token=str(found[limit - 1].edit.id) if more else ""
         )
 
-    def _after(self, cursor: EditId | None, limit: int) -> list[Edit]:
+    def _after(self, cursor: EditId | None, limit: int) -> list[EditId]:
         try:
-            return self.ledger.edits(self.model, limit=limit, after=cursor)
+            return self.ledger.edit_ids(self.model, limit=limit, after=cursor)
         except EditNotFoundError as error:
             raise InvalidInputError(
                 f"page_token {cursor!r} is not one this server gave out; begin without one",
@@ -99,29 +104,20 @@ class EditReader:
             ) from error
 
     def _views(
-        self,
-        edits: Sequence[Edit],
-        standing: "_Standing",
-        state: EditState | None,
-        *,
-        most: int,
+        self, edits: Sequence[Edit], evidence: Mapping[EditId, EditEvidence], standing: "_Standing"
     ) -> list[EditView]:
-        """The first ``most`` in ``state``, any if not given; patches are fetched of no others."""
-        evidence = self.ledger.evidence([edit.id for edit in edits], standing.branch)
-        states = {edit.id: standing.state(edit, evidence[edit.id]) for edit in edits}
-        shown = [edit for edit in edits if state in {None, states[edit.id]}][:most]
-        self.serving.artifacts.preload(edit.patch for edit in shown)
+        self.serving.artifacts.preload(edit.patch for edit in edits)
         return [
             EditView(
                 edit=edit,
-                state=states[edit.id],
+                state=standing.state(edit.id, evidence[edit.id]),
                 manifest=self.serving.artifacts.manifest(edit.patch),
                 artifact_bytes=len(self.serving.artifacts.load(edit.patch)),
                 report=evidence[edit.id].report,
                 approvals=evidence[edit.id].approvals,
-                superseded_by=standing.superseding(edit),
+                superseded_by=standing.applied.hiding(edit.id),
             )
-            for edit in shown
+            for edit in edits
         ]
 
     def _standing(self, branch: BranchName) -> "_Standing":
@@ -138,11 +134,10 @@ class _Standing:
     branch: BranchName
     applied: AppliedSet
 
-    def state(self, edit: Edit, evidence: EditEvidence) -> EditState:
+    def state(self, edit: EditId, evidence: EditEvidence) -> EditState:
         """Where ``edit`` stands here."""
-        if edit.id in self.applied:
-            hidden = self.superseding(edit) is not None
-            return EditState.SUPERSEDED if hidden else EditState.APPLIED
+        if edit in self.applied:
+            return EditState.SUPERSEDED if self.applied.hiding(edit) else EditState.APPLIED
         if evidence.was_applied:
             return EditState.REVERTED
         if not evidence.report.passed:
@@ -150,8 +145,3 @@ class _Standing:
         if any(approval.report == evidence.report.id for approval in evidence.approvals):
             return EditState.APPROVED
         return EditState.VERIFIED
-
-    def superseding(self, edit: Edit) -> EditId | None:
-        """The newer edit of its subject that hides ``edit``, if it is applied and one does."""
-        active = self.applied.active_of(edit.request.subject) if edit.id in self.applied else None
-        return active.edit if active is not None and active.edit != edit.id else None
