@@ -4,7 +4,8 @@ For each method the number of edits is doubled until the weight change fails twi
 the gap between the last that passed and the first that failed is halved until it is small. What is
 asked of the edited model is the efficacy benchmark's: free generation on held-out phrasings,
 and perplexity of fixed prose; ``--judged`` edits at most are asked about. The checks are those
-of `errata_server.domain.linear.EXPORT_POLICY`. ``--ridge`` tries other ridges than the rows'.
+of `errata_server.domain.linear.EXPORT_POLICY`. ``--ridge`` tries other ridges than the rows',
+``--layers`` another number of layers.
 
 A few edits have few prompts, and one miss would decide. So as many sets of that number are made,
 each on its own, as it takes to have ``--judged`` edits; their answers are counted together, and
@@ -265,8 +266,13 @@ class Bearing:
         return disturbance(change.left, change.right, moment.mean()) / energy
 
 
-def methods_of(names: str, ridges: str) -> Iterator[tuple[str, LinearMethod]]:
+def methods_of(names: str, ridges: str, layers: int = 0) -> Iterator[tuple[str, LinearMethod]]:
     """(what it is called, row) of each method in ``names``, with each of ``ridges``.
+
+    Args:
+        names: Separated by commas, or all.
+        ridges: Separated by commas; the rows' own where empty.
+        layers: That share a residual; as many as the rows' where 0.
 
     Raises:
         InvalidInputError: a method is unknown, or a ridge no number of at least 0.
@@ -277,10 +283,13 @@ def methods_of(names: str, ridges: str) -> Iterator[tuple[str, LinearMethod]]:
         else [linear_method(name.strip()) for name in names.split(",")]
     )
     for row in rows:
+        name, given = row.name, row
+        if layers:
+            name, given = f"{name}, layers {layers}", replace(row, layers=layers)
         if not ridges:
-            yield row.name, row
+            yield name, given
         for text in ridges.split(",") if ridges else ():
-            yield f"{row.name}, ridge {text.strip()}", replace(row, ridge=_ridge(text))
+            yield f"{name}, ridge {text.strip()}", replace(given, ridge=_ridge(text))
 
 
 def _ridge(text: str) -> float:
@@ -330,6 +339,9 @@ def show(found: Sequence[tuple[str, Capacity]], bearing: Bearing) -> None:
 def main(
     method: Annotated[str, typer.Option(help="Methods, separated by commas, or all.")] = "all",
     ridge: Annotated[str, typer.Option(help="Ridges in place of the rows', as 0,0.01.")] = "",
+    layers: Annotated[
+        int, typer.Option(min=0, help="Layers that share a residual; the rows' where 0.")
+    ] = 0,
     most: Annotated[int, typer.Option(min=1, help="Edits at most.")] = 300,
     judged: Annotated[int, typer.Option(min=0, help="Edits judged at most; 0 for all.")] = 50,
     resolution: Annotated[
@@ -348,7 +360,7 @@ def main(
 ) -> None:
     """Find how many edits each linear method bears."""
     try:
-        rows = list(methods_of(method, ridge))
+        rows = list(methods_of(method, ridge, layers))
         with kept_in(cache) as folder, bench_opened(folder, model, profile, texts) as bench:
             cases = cases_of(bench, facts, most, seed)
             bearing = Bearing(

@@ -173,6 +173,16 @@ def test_all_methods_are_all_rows_and_a_ridge_replaces_theirs():
     ]
 
 
+def test_layers_replace_the_rows():
+    found = dict(methods_of("linear,alphaedit", "", 1)) | dict(methods_of("alphaedit", "0.03", 1))
+
+    assert {name: (row.layers, row.ridge) for name, row in found.items()} == {
+        "linear, layers 1": (1, LINEAR_METHODS["linear"].ridge),
+        "alphaedit, layers 1": (1, LINEAR_METHODS["alphaedit"].ridge),
+        "alphaedit, layers 1, ridge 0.03": (1, 0.03),
+    }
+
+
 @pytest.mark.parametrize(
     ("names", "ridges"), [("mend", ""), ("rome", "small"), ("rome", "-1"), ("rome", "inf")]
 )
