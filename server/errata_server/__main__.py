@@ -113,7 +113,7 @@ def serve(
     with one_sentence():
         server = app.build(settings)
         # What imports and the model are made of, half a million objects, stays until the end; a
-        # full collection that looks at it keeps every call waiting for a tenth of a second.
+        # full collection that looks at it keeps every call waiting for some tenths of a second.
         gc.collect()
         gc.freeze()
         asyncio.run(server.serve_until_stopped(lambda ready: typer.echo(ready.to_json())))
