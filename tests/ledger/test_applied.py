@@ -116,7 +116,7 @@ def test_the_next_change_of_a_branch_folds_one_revision(chronicler):
             assert len(chronicler.ledger.applied(MODEL, head.id).applied) == number + 1
         head = chronicler.promote(f"work-{number}")
         with counted_statements() as for_evidence:
-            chronicler.ledger.evidence([edit.edit.id], MAIN)
+            chronicler.ledger.evidence(MODEL, [edit.edit.id], MAIN)
         taken.append((len(for_fold), len(for_evidence)))
 
     assert taken[-1] == taken[1]

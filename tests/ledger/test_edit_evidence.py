@@ -39,7 +39,9 @@ def test_many_edits_get_what_each_gets_alone(ledger, edits):
         for edit in edits
     }
 
-    assert ledger.evidence(edits) == alone
+    found = ledger.evidence(MODEL, edits)
+    assert found.of == alone
+    assert found.applied == ledger.applied(MODEL, ledger.head(MODEL, MAIN).id)
     assert [len(evidence.approvals) for evidence in alone.values()] == [0, 2, 0, 0]
     assert [evidence.was_applied for evidence in alone.values()] == [False, False, True, True]
 
@@ -48,16 +50,16 @@ def test_many_edits_take_no_more_statements_than_one(ledger, edits):
     each = []
     for edit in edits:
         with counted_statements() as for_one:
-            ledger.evidence([edit])
+            ledger.evidence(MODEL, [edit])
         each.append(len(for_one))
     with counted_statements() as for_all:
-        ledger.evidence(edits)
+        ledger.evidence(MODEL, edits)
 
     assert len(for_all) <= max(each)
 
 
 def test_nothing_asked_is_nothing_found(ledger, edits):
-    assert ledger.evidence([]) == {}
+    assert ledger.evidence(MODEL, []).of == {}
 
 
 def test_an_edit_without_a_report_is_named(ledger, edits, ledger_url):
@@ -65,7 +67,7 @@ def test_an_edit_without_a_report_is_named(ledger, edits, ledger_url):
         execute(f"DELETE FROM reports WHERE edit = '{edits[0]}'")
 
     with pytest.raises(LedgerCorruptError, match="has no report"):
-        ledger.evidence(edits)
+        ledger.evidence(MODEL, edits)
 
 
 def test_artifacts_come_together_and_hashed(ledger, edits, ledger_url):

@@ -246,7 +246,7 @@ def test_an_edit_was_applied_once_a_revision_has_applied_it(chronicler):
     stored, never = chronicler.propose(), chronicler.propose("Louvre")
 
     def was_applied(edit):
-        return chronicler.ledger.evidence([edit.edit.id], MAIN)[edit.edit.id].was_applied
+        return chronicler.ledger.evidence(MODEL, [edit.edit.id], MAIN).of[edit.edit.id].was_applied
 
     assert not was_applied(stored)
 

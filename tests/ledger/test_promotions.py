@@ -179,7 +179,7 @@ def test_an_edit_was_applied_where_a_line_leads_to_the_branch(chronicler):
     chronicler.apply(later)
 
     def was_applied(edit, branch):
-        return chronicler.ledger.evidence([edit], branch)[edit].was_applied
+        return chronicler.ledger.evidence(MODEL, [edit], branch).of[edit].was_applied
 
     assert was_applied(here.edit.id, CANARY)
     assert not was_applied(there.edit.id, MAIN)

@@ -3,6 +3,7 @@ import pytest
 from errata_server.domain.checks import CheckKind
 from errata_server.domain.edits import EditState
 from errata_server.domain.errors import InvalidInputError
+from tests.support.services import open_services
 from tests.support.statements import counted_statements
 
 
@@ -31,6 +32,18 @@ def edits(services):
 def test_every_state_follows_from_what_happened(services, edits):
     for state, edit in edits.items():
         assert services.proposals.get(edit.id).state is state
+
+
+def test_a_state_is_the_ledgers_though_a_server_has_not_caught_up(services, url):
+    with open_services(url) as behind:
+        edit = services.proposed()
+        services.apply(edit)
+
+        assert behind.serving.head().revision.sequence == 0
+        assert behind.proposals.get(edit.id).state is EditState.APPLIED
+        (listed,) = behind.proposals.list(state=EditState.APPLIED).items
+        assert listed.edit == edit
+        assert behind.proposals.list(state=EditState.REVERTED).items == ()
 
 
 def test_edits_are_listed_newest_first_and_by_page(services, edits):

@@ -13,9 +13,9 @@ from typing import Final
 from sqlalchemy import Connection, select
 
 from errata_server.domain.edits import AppliedEdit, AppliedSet
-from errata_server.domain.ids import BranchName, Digest, EditId, ModelId, RevisionId
+from errata_server.domain.ids import Digest, EditId, ModelId, RevisionId
 from errata_server.domain.revisions import Revision, RevisionKind
-from errata_server.ledger import revisions, tables
+from errata_server.ledger import tables
 from errata_server.ledger.bodies import corrupt
 from errata_server.ledger.lines import CHANGES, KNOWN, Stretch, line
 from errata_server.ledger.revisions import revision_row
@@ -96,23 +96,17 @@ def _fold_one(applied: dict[EditId, AppliedEdit], row: StoredRow, name: str) -> 
 
 
 def ever_applied(
-    connection: Connection, edits: Sequence[EditId], branch: BranchName
+    connection: Connection, edits: Sequence[EditId], revision: Revision
 ) -> set[EditId]:
-    """Those of ``edits``, all of one model, that a revision on ``branch``'s line has ever applied.
-
-    Raises:
-        BranchNotFoundError: their model has no such branch.
-    """
+    """Those of ``edits``, all of its model, that the line up to ``revision`` has ever applied."""
     uses, made = tables.revision_edits, tables.revisions
     applying = connection.execute(
-        select(uses.c.edit, made.c.model, made.c.branch, made.c.sequence)
+        select(uses.c.edit, made.c.branch, made.c.sequence)
         .select_from(uses.join(made, made.c.id == uses.c.revision))
         .where(uses.c.edit.in_(edits), made.c.kind == RevisionKind.APPLY.value)
     ).all()
-    if not applying:
-        return set()
     stretches: dict[str, list[Stretch]] = defaultdict(list)
-    for stretch in line(connection, revisions.head(connection, applying[0].model, branch)):
+    for stretch in line(connection, revision):
         stretches[stretch.branch].append(stretch)
     return {
         EditId(row.edit)

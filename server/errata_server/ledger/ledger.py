@@ -45,7 +45,7 @@ from errata_server.ledger import (
 )
 from errata_server.ledger.audit import AuditResult, audit
 from errata_server.ledger.database import Database
-from errata_server.ledger.edit_evidence import EditEvidence
+from errata_server.ledger.edit_evidence import Evidence
 from errata_server.ledger.log import LogReader
 from errata_server.ledger.revisions import Branch
 from errata_server.ledger.suites import NewSuite
@@ -234,11 +234,15 @@ class Ledger:
             return edits.approvals(connection, edit)
 
     def evidence(
-        self, edits: Sequence[EditId], branch: BranchName = MAIN
-    ) -> dict[EditId, EditEvidence]:
-        """What other rows say of each of ``edits``, in a few statements for all of them."""
+        self, model: ModelId, edits: Sequence[EditId], branch: BranchName = MAIN
+    ) -> Evidence:
+        """What other rows say of each of ``edits``, in a few statements for all of them.
+
+        Raises:
+            BranchNotFoundError: ``model`` has no such branch.
+        """
         with self._database.reading() as connection:
-            return edit_evidence.gather(connection, edits, branch)
+            return edit_evidence.gather(connection, model, edits, branch)
 
     # Revisions
 

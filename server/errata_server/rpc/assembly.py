@@ -54,7 +54,7 @@ def services_over(
     """The use cases over what ``serving`` serves, and the threads they run on."""
     planner, keys = sources.planner, sources.keys
     model, engine, ledger = settings.model_id, serving.engine, serving.ledger
-    edits = EditReader(ledger=ledger, model=model, serving=serving)
+    edits = EditReader(ledger=ledger, model=model, artifacts=serving.artifacts)
     upkeep = Upkeep(
         engine=engine,
         ledger=ledger,

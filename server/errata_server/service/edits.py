@@ -1,20 +1,21 @@
 """Reading edits: the stored rows, and the state that follows from them.
 
-Invariant: a state is computed from reports, approvals and what a branch has applied, never
-stored, so that it cannot disagree with them.
+Invariants: a state is computed from reports, approvals and what a branch has applied, never
+stored, so that it cannot disagree with them; it is the ledger's, which what a server serves may be
+a moment behind.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from errata_server.domain.edits import AppliedSet, Edit, EditState
+from errata_server.domain.edits import Edit, EditState
 from errata_server.domain.errors import EditNotFoundError, InvalidInputError
 from errata_server.domain.ids import MAIN, BranchName, EditId, ModelId
-from errata_server.ledger.edit_evidence import EditEvidence
+from errata_server.ledger.edit_evidence import Evidence
 from errata_server.ledger.ledger import Ledger
+from errata_server.service.artifacts import Artifacts
 from errata_server.service.calls import page_limit
-from errata_server.service.serving import Serving
 from errata_server.service.views import EditView, Page
 
 LOOKED_THROUGH: Final = 500
@@ -27,7 +28,7 @@ class EditReader:
 
     ledger: Ledger
     model: ModelId
-    serving: Serving
+    artifacts: Artifacts
 
     def stored(self, edit_id: EditId) -> Edit:
         """The edit's row.
@@ -57,9 +58,8 @@ class EditReader:
     def views(self, edit_ids: Iterable[EditId], branch: BranchName = MAIN) -> tuple[EditView, ...]:
         """Several edits, as `view`."""
         edits = [self.stored(edit_id) for edit_id in edit_ids]
-        evidence = self.ledger.evidence([edit.id for edit in edits], branch)
-        standing = self._standing(branch)
-        return tuple(self._views(edits, evidence, standing))
+        evidence = self.ledger.evidence(self.model, [edit.id for edit in edits], branch)
+        return tuple(self._views(edits, evidence))
 
     def page(
         self,
@@ -76,16 +76,15 @@ class EditReader:
             InvalidInputError: the page size is negative or the token is none of ours.
         """
         limit = page_limit(page_size)
-        standing = self._standing(branch)
         found: list[EditView] = []
         cursor = EditId(page_token) or None
         at_once = limit + 1 if state is None else max(limit + 1, LOOKED_THROUGH)
         while len(found) <= limit:
             ids = self._after(cursor, at_once)
-            evidence = self.ledger.evidence(ids, branch)
-            wanted = [i for i in ids if state in {None, standing.state(i, evidence[i])}]
+            evidence = self.ledger.evidence(self.model, ids, branch)
+            wanted = [one for one in ids if state in {None, state_of(one, evidence)}]
             edits = self.ledger.edits(wanted[: limit + 1 - len(found)])
-            found += self._views(edits, evidence, standing)
+            found += self._views(edits, evidence)
             if len(ids) < at_once:
                 break
             cursor = ids[-1]
@@ -103,45 +102,31 @@ class EditReader:
                 field="page_token",
             ) from error
 
-    def _views(
-        self, edits: Sequence[Edit], evidence: Mapping[EditId, EditEvidence], standing: "_Standing"
-    ) -> list[EditView]:
-        self.serving.artifacts.preload(edit.patch for edit in edits)
+    def _views(self, edits: Sequence[Edit], evidence: Evidence) -> list[EditView]:
+        self.artifacts.preload(edit.patch for edit in edits)
         return [
             EditView(
                 edit=edit,
-                state=standing.state(edit.id, evidence[edit.id]),
-                manifest=self.serving.artifacts.manifest(edit.patch),
-                artifact_bytes=len(self.serving.artifacts.load(edit.patch)),
-                report=evidence[edit.id].report,
-                approvals=evidence[edit.id].approvals,
-                superseded_by=standing.applied.hiding(edit.id),
+                state=state_of(edit.id, evidence),
+                manifest=self.artifacts.manifest(edit.patch),
+                artifact_bytes=len(self.artifacts.load(edit.patch)),
+                report=evidence.of[edit.id].report,
+                approvals=evidence.of[edit.id].approvals,
+                superseded_by=evidence.applied.hiding(edit.id),
             )
             for edit in edits
         ]
 
-    def _standing(self, branch: BranchName) -> "_Standing":
-        if branch == MAIN:
-            return _Standing(branch, self.serving.head().applied)
-        head = self.ledger.head(self.model, branch)
-        return _Standing(branch, self.ledger.applied(self.model, head.id))
 
-
-@dataclass(frozen=True, slots=True)
-class _Standing:
-    """A branch and what it has applied."""
-
-    branch: BranchName
-    applied: AppliedSet
-
-    def state(self, edit: EditId, evidence: EditEvidence) -> EditState:
-        """Where ``edit`` stands here."""
-        if edit in self.applied:
-            return EditState.SUPERSEDED if self.applied.hiding(edit) else EditState.APPLIED
-        if evidence.was_applied:
-            return EditState.REVERTED
-        if not evidence.report.passed:
-            return EditState.REJECTED
-        if any(approval.report == evidence.report.id for approval in evidence.approvals):
-            return EditState.APPROVED
-        return EditState.VERIFIED
+def state_of(edit: EditId, evidence: Evidence) -> EditState:
+    """Where ``edit`` stands on the branch that was asked about."""
+    applied, own = evidence.applied, evidence.of[edit]
+    if edit in applied:
+        return EditState.SUPERSEDED if applied.hiding(edit) else EditState.APPLIED
+    if own.was_applied:
+        return EditState.REVERTED
+    if not own.report.passed:
+        return EditState.REJECTED
+    if any(approval.report == own.report.id for approval in own.approvals):
+        return EditState.APPROVED
+    return EditState.VERIFIED
