@@ -22,6 +22,8 @@ from errata_server.domain.errors import (
 )
 from errata_server.domain.ids import MAIN, BranchName, RequestId, RevisionId
 from errata_server.domain.revisions import RevisionKind
+from errata_server.ledger import commits
+from errata_server.ledger.database import Database
 from tests.support import MODEL, NOON
 from tests.support.histories import applied, clean, genesis, ids
 from tests.support.tampering import raw_connection
@@ -235,6 +237,28 @@ def test_nothing_but_a_change_of_policy_changes_protection(chronicler):
     chronicler.ledger.append(policy)
     with pytest.raises(InvalidInputError, match="must have it on"):
         chronicler.ledger.append(replace(chronicler.next_revision(APPLY, stored), protected=False))
+
+
+def test_no_report_comes_between_the_check_of_an_approval_and_the_commit(chronicler, ledger_url):
+    stored = chronicler.propose()
+    chronicler.protect()
+    approve(chronicler, stored, "ben")
+    newer, revision = chronicler.new_report(stored.edit), chronicler.next_revision(APPLY, stored)
+    database = Database(ledger_url)
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            with database.writing() as connection:
+                commits.lock(connection, revision)
+                storing = pool.submit(chronicler.ledger.record_report, newer)
+                with pytest.raises(TimeoutError):
+                    storing.result(0.5)
+                commits.commit(connection, revision)
+            storing.result()
+    finally:
+        database.close()
+
+    assert chronicler.ledger.latest_report(stored.edit.id) == newer
+    assert applied(chronicler, "main") == ids(stored)
 
 
 # At once ----------------------------------------------------------------------------------

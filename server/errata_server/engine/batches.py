@@ -5,6 +5,7 @@ wait for the model meanwhile; an edit that cannot be computed does not keep the 
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -110,17 +111,22 @@ class Batch:
         Raises:
             CancelledError: ``progress`` asked for it.
         """
-        found: list[Recognition] = []
+        found: dict[int, Recognition] = {}
         for place, request in enumerate(self.requests):
             progress(Progress(stage="keys", done=place, total=len(self.requests)))
-            found.append(recognise(self.runner, request, self.profile, self.factor))
-        conflicts, matches = _between(found)
+            # One that cannot be computed is near nobody; `compute` says why.
+            with suppress(InvalidInputError, PreconditionError):
+                found[place] = recognise(self.runner, request, self.profile, self.factor)
+        if not found:
+            return ()
+        places = list(found)
+        conflicts, matches = _between(list(found.values()))
         fires = matches > 1 - self.profile.guard_width
         near = ((conflicts > conflict) | fires | fires.T).triu(1).nonzero().tolist()
         return tuple(
             NearSubjects(
-                first=first,
-                second=second,
+                first=places[first],
+                second=places[second],
                 conflict=float(conflicts[first, second]),
                 first_fires=bool(fires[first, second]),
                 second_fires=bool(fires[second, first]),

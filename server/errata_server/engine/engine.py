@@ -55,6 +55,7 @@ from errata_server.engine.calibrate import calibrate
 from errata_server.engine.checkpoint import load_checkpoint, tensors_digest
 from errata_server.engine.contexts import contexts_of
 from errata_server.engine.crowd import Crowd
+from errata_server.engine.keys import require_mentions
 from errata_server.engine.locate import table
 from errata_server.engine.locate.averages import average_trace
 from errata_server.engine.locate.causal import Tracer
@@ -161,7 +162,9 @@ class TorchEngine:
 
     def validate(self, request: EditRequest) -> None:
         """See `Engine.validate`."""
-        contexts_of(self._runner.tokens, request, self._calibrated())
+        profile, tokens = self._calibrated(), self._runner.tokens
+        contexts_of(tokens, request, profile)
+        require_mentions(tokens, (request.subject, *request.aliases), profile.prefixes)
         self._refuse_untrained(request)
 
     def require_change(self, request: EditRequest, *, progress: ReportProgress) -> None:

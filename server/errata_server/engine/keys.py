@@ -16,7 +16,7 @@ from errata_server.domain.profiles import Profile
 from errata_server.domain.traces import TokenRole
 from errata_server.engine.runner import Runner
 from errata_server.engine.solve import match, match_keys
-from errata_server.engine.tokens import join
+from errata_server.engine.tokens import Tokens, join
 
 MINIMUM_AGREEMENT: Final = 0.6
 """rho_u below which the unprefixed key becomes a key of its own.
@@ -134,6 +134,19 @@ def context_texts(text: str, prefixes: Sequence[str], *, mentioned: bool) -> lis
     if mentioned:
         texts += [mention.replace(PLACEHOLDER, text) for mention in MENTIONS]
     return texts or [text]
+
+
+def require_mentions(tokens: Tokens, names: Sequence[str], prefixes: Sequence[str]) -> None:
+    """Do nothing if the keys of each of ``names`` can be taken wherever `subject_keys` does.
+
+    Raises:
+        SubjectNotFoundError: a name's tokens cannot be told apart from what is around it.
+        PromptTooLongError: a name does not fit the context behind one of ``prefixes``.
+    """
+    for name in names:
+        for text in (name, *context_texts(name, prefixes, mentioned=True)):
+            tokens.fit(text)
+            tokens.subject_end(text, name)
 
 
 def subject_keys(

@@ -1,8 +1,9 @@
 """Committing a revision of any kind: what is locked, what must hold, what is inserted.
 
 Invariants: everything a revision claims of other rows is checked under locks that are held
-until it is committed; branches are locked in the order of their names, so that no two
-promotions wait for each other; a repeated request gets what it made before anything is checked.
+until it is committed; the model is locked before branches, and these in the order of their
+names, so that no two commits wait for each other; a repeated request gets what it made before
+anything is checked.
 """
 
 from sqlalchemy import Connection, select
@@ -74,6 +75,8 @@ def lock(connection: Connection, revision: Revision) -> None:
     if revision.kind is RevisionKind.BRANCH:
         models.lock(connection, revision.model)
         return
+    if revision.protected and revision.kind in protection.GUARDED:
+        models.lock(connection, revision.model)  # reports and approvals are stored under it
     names = {revision.branch}
     if revision.source != NO_SOURCE:
         names.add(references.by_id(connection, revision.model, revision.source).branch)
