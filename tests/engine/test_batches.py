@@ -167,6 +167,19 @@ def test_near_subjects_are_those_whose_keys_meet(trained, profile, factor, batch
     assert only == highest or only.first_fires or only.second_fires
 
 
+def test_an_edit_that_cannot_be_computed_is_near_nobody(batch):
+    unfit = replace(REQUESTS[0], aliases=(" ".join(["Big Ben"] * 99),))
+    others = [moved("Smith Tower", "Rome"), moved("Prado", "Rome")]
+
+    (found,) = batch(others).near_subjects(conflict=-2.0, progress=silent)
+    (beside,) = batch([unfit, *others]).near_subjects(conflict=-2.0, progress=silent)
+
+    assert (beside.first, beside.second) == (1, 2)
+    assert beside.conflict == pytest.approx(found.conflict)
+    assert batch([unfit, unfit]).near_subjects(conflict=-2.0, progress=silent) == ()
+    assert isinstance(dict(batch([unfit]).compute(progress=silent))[0], PromptTooLongError)
+
+
 def test_a_prompt_that_does_not_fit_fails_alone(batch, monkeypatch):
     monkeypatch.setattr(batches, "already_true", lambda runner, requests, progress: [])
 

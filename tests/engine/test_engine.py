@@ -26,7 +26,7 @@ from errata_server.engine import engine as engine_module
 from errata_server.engine import keys
 from errata_server.engine.engine import TorchEngine, load
 from errata_server.engine.patch import encode
-from tests.support import patch_of, tiny_models
+from tests.support import known_facts, patch_of, tiny_models
 
 TEXTS = (*tiny_models.PROSE, *tiny_models.sentences())
 TEMPLATE = tiny_models.TEMPLATES[0]
@@ -197,6 +197,24 @@ def test_a_valid_request_passes_and_one_too_long_does_not(engine):
 
     with pytest.raises(PromptTooLongError):
         engine.validate(moved("Louvre", "Rome", "They say. " * 40 + "{} is in"))
+
+
+def test_a_profile_that_was_found_is_not_used_before_somebody_says_so(engine, monkeypatch):
+    used = engine.profile
+    found = replace(used, guard_width=used.guard_width / 2)
+    monkeypatch.setattr(engine_module, "calibrate", lambda *_, **__: found)
+
+    assert engine.calibrate(known_facts(), seed=0, progress=silent) == found
+    assert engine.profile == used
+
+
+def test_a_name_that_does_not_fit_behind_every_prefix_is_refused_at_once(engine):
+    fitting, longest = "Big Ben", "Big Ben " * 60
+
+    engine.validate(replace(moved("Louvre", "Rome"), aliases=(fitting,)))
+
+    with pytest.raises(PromptTooLongError):
+        engine.validate(replace(moved("Louvre", "Rome"), aliases=(fitting, longest.strip())))
 
 
 def test_asking_the_base_beside_a_generation_disturbs_neither(engine, weights):

@@ -34,6 +34,14 @@ OTHER = canonical.digest(b"another")
 WRITERS = 8
 
 
+def test_branches_are_in_the_order_of_their_letters_codes_on_every_database(chronicler):
+    for name in ("gamma", "alpha", "Beta", "a-b", "ab"):
+        chronicler.begin(name)
+
+    names = [branch.name for branch in chronicler.ledger.branches(MODEL)]
+    assert names == ["Beta", "a-b", "ab", "alpha", "gamma", "main"]
+
+
 # Beginning --------------------------------------------------------------------------------
 
 

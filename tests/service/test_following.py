@@ -64,6 +64,23 @@ def away(self, model, branch=MAIN):
     raise LedgerUnavailableError("the database does not answer")
 
 
+def test_a_follower_outlives_weights_it_has_no_memory_for(services, replica, monkeypatch):
+    follower = Follower(replica)
+    revision = services.apply(services.proposed())
+
+    with monkeypatch.context() as during:
+        during.setattr(replica.engine, "compose", _out_of_memory)
+        follower.look()
+    assert replica.head().revision.sequence == 0
+
+    follower.look()
+    assert replica.head().revision == revision
+
+
+def _out_of_memory(*_):
+    raise RuntimeError("CUDA out of memory")
+
+
 def test_a_read_of_what_is_not_here_yet_says_how_far_this_server_is(services, replica, monkeypatch):
     monkeypatch.setattr(Ledger, "head", away)
 

@@ -94,6 +94,23 @@ def test_heartbeats_keep_the_lease(registered):
         thread.join(PATIENCE)
 
 
+def test_a_heartbeat_outlives_what_nobody_foresaw(registered, monkeypatch):
+    stop, asked = threading.Event(), []
+    with keeper(registered, seconds=0.06) as first:
+        first.start()
+
+        def fails():
+            asked.append(1)
+            if len(asked) == 3:
+                stop.set()
+            raise MemoryError
+
+        monkeypatch.setattr(first, "_ask", fails)
+        first.keep(stop)
+
+    assert len(asked) == 3
+
+
 def test_a_replica_never_takes_it_and_says_where_to_go(registered):
     with keeper(registered) as writer, keeper(registered, replica=True) as replica:
         with pytest.raises(ReadOnlyReplicaError, match="without --follow"):

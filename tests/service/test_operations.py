@@ -79,6 +79,50 @@ def held():
     work.released.set()
 
 
+def test_what_nobody_foresaw_at_a_start_leaves_nothing_unfinished(services, monkeypatch):
+    operations = services.operations
+    with monkeypatch.context() as during:
+        during.setattr(operations.lease, "fence", _overflow)
+        with pytest.raises(OverflowError):
+            submit(operations, done)
+
+    ended = operations.wait(submit(operations, done).id, PATIENCE)
+    assert ended.result == {"answer": 42}
+    assert operations._jobs == {}
+
+
+def test_work_that_comes_as_the_server_closes_is_refused(services):
+    services.operations._pool.shutdown()
+
+    with pytest.raises(UnavailableError, match="shutting down"):
+        submit(services.operations, done)
+
+    assert services.operations._jobs == {}
+
+
+def test_an_operation_that_ends_while_the_ledger_is_asked_is_listed_as_ended(
+    services, held, monkeypatch
+):
+    operations = services.operations
+    running = submit(operations, held)
+    asked = operations._after
+
+    def then_end(*arguments):
+        found = asked(*arguments)
+        held.released.set()
+        operations.wait(running.id, PATIENCE)
+        return found
+
+    monkeypatch.setattr(operations, "_after", then_end)
+
+    (listed,) = operations.list().items
+    assert listed.state is OperationState.SUCCEEDED
+
+
+def _overflow():
+    raise OverflowError
+
+
 def test_a_result_is_recorded(services):
     started = submit(services.operations, done)
 

@@ -131,7 +131,7 @@ class TorchEngine:
         self._patches: OrderedDict[Digest, PatchTensors] = OrderedDict()
         self._patches_lock = threading.Lock()
         # Of its own: collecting second moments takes long, and composing must not wait for it.
-        self._factoring = threading.Lock()
+        self._factoring = threading.RLock()
 
     def describe(self) -> ModelDescription:
         """See `Engine.describe`."""
@@ -317,7 +317,7 @@ class TorchEngine:
 
     def calibrate(self, known_facts: KnownFacts, *, seed: int, progress: ReportProgress) -> Profile:
         """See `Engine.calibrate`."""
-        profile = calibrate(
+        return calibrate(
             self._runner,
             known_facts,
             self._texts,
@@ -325,8 +325,6 @@ class TorchEngine:
             seed=seed,
             progress=progress,
         )
-        self.use_profile(profile)
-        return profile
 
     def trace(
         self, request: TraceRequest, weights: ServedWeights, *, progress: ReportProgress
@@ -432,13 +430,14 @@ class TorchEngine:
 
     def _moment(self, layer: int, progress: ReportProgress) -> moments.SecondMoment:
         """The second moment at ``layer``; that of one layer, which all edits share, is kept."""
-        latest = self._latest_moment
-        if latest is None or latest[0] != layer:
-            found = moments.collect(
-                self._runner, self._texts, [layer], cache=self._cache, progress=progress
-            )
-            latest = self._latest_moment = (layer, found[layer])
-        return latest[1]
+        with self._factoring:
+            latest = self._latest_moment
+            if latest is None or latest[0] != layer:
+                found = moments.collect(
+                    self._runner, self._texts, [layer], cache=self._cache, progress=progress
+                )
+                latest = self._latest_moment = (layer, found[layer])
+            return latest[1]
 
     def _second_moment_factor(
         self, profile: Profile, progress: ReportProgress

@@ -14,13 +14,13 @@ from typing import Final
 import torch
 from jaxtyping import Float, Int
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from errata_server.domain.errors import InvalidInputError
 from errata_server.domain.ids import Digest
 from errata_server.domain.operations import Progress, ReportProgress
 from errata_server.engine.runner import Runner
+from errata_server.engine.tensor_files import save_whole
 
 SEQUENCE_LENGTH: Final = 128
 ROWS: Final = 16
@@ -186,19 +186,16 @@ def _path(runner: Runner, cache: Path, corpus: Digest, layer: int) -> Path:
 def _save_all(sums: dict[int, _Sums], paths: dict[int, Path], corpus: Digest, batches: int) -> None:
     for layer, path in paths.items():
         state = sums[layer]
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(".tmp")
         facts = {"count": state.count, "batches": batches, "corpus": corpus}
-        save_file(
+        save_whole(
             {
                 "total": state.total.cpu(),
                 "sample": torch.cat(state.samples)[:SAMPLE_SIZE],
                 "sample_texts": torch.tensor(state.sample_texts[:SAMPLE_SIZE]),
             },
-            temporary,
-            metadata={"facts": json.dumps(facts)},
+            path,
+            {"facts": json.dumps(facts)},
         )
-        temporary.replace(path)  # a kill leaves the old file or the new one, never half of one
 
 
 def _resume(partial: dict[int, Path]) -> tuple[dict[int, _Sums], int]:

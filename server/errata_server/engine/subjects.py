@@ -15,7 +15,6 @@ from typing import Final
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from errata_server.domain import canonical
@@ -25,6 +24,7 @@ from errata_server.domain.operations import Progress, ReportProgress
 from errata_server.domain.profiles import Profile
 from errata_server.engine.keys import keys_in
 from errata_server.engine.runner import Runner
+from errata_server.engine.tensor_files import save_whole
 
 CONTEXTS: Final = ("{}", "They went to {}")
 """Where each subject's key is taken: at the start of a text, and within one."""
@@ -62,7 +62,7 @@ def collect(
     if found is None:
         fitting = [subject for subject in subjects if _fits(runner, subject)]
         found = _computed(runner, fitting, profile, progress)
-        _save(found, path)
+        save_whole({"keys": found.keys}, path, {"subjects": json.dumps(found.subjects)})
     return found
 
 
@@ -101,13 +101,6 @@ def _computed(
         keys = keys_in(runner, profile.module, mentions).cpu()
         found.append(keys.unflatten(0, (len(some), len(CONTEXTS))))
     return SubjectKeys(subjects=tuple(subjects), keys=torch.cat(found))
-
-
-def _save(found: SubjectKeys, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    save_file({"keys": found.keys}, temporary, metadata={"subjects": json.dumps(found.subjects)})
-    temporary.replace(path)  # a kill leaves no file or a whole one
 
 
 def _stored(path: Path) -> SubjectKeys | None:

@@ -172,12 +172,18 @@ class Database:
         A server ends what an earlier one left running, which another live one must not suffer.
 
         Raises:
-            LedgerUnavailableError: another server holds the file.
+            LedgerUnavailableError: another server holds the file, or its folder is read-only.
         """
         path = self._engine.url.database
         if self._engine.dialect.name != "sqlite" or path is None:
             return
-        claim = Path(f"{path}.lock").open("wb")  # noqa: SIM115 - held until `close`
+        try:
+            claim = Path(f"{path}.lock").open("wb")  # noqa: SIM115 - held until `close`
+        except OSError as error:
+            raise LedgerUnavailableError(
+                f"cannot lock the SQLite ledger with {path}.lock ({error.strerror}); let the "
+                "server write in that folder"
+            ) from error
         try:
             fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

@@ -277,7 +277,6 @@ def _branches(
         select(names.name, made.id, made.branch, made.sequence, made.body)
         .select_from(tables.branches.outerjoin(tables.revisions, made.id == names.head))
         .where(names.model == model)
-        .order_by(names.name)
     )
     if only is not None:
         statement = statement.where(names.name == only)
@@ -286,7 +285,7 @@ def _branches(
         if row.id is None:
             raise corrupt(branch_row(row.name), "its head revision is missing")
         found.append(Branch(name=BranchName(row.name), head=read(row)))
-    return found
+    return sorted(found, key=lambda branch: branch.name)  # databases order letters differently
 
 
 def _missing_branch(connection: Connection, model: ModelId, branch: BranchName) -> Exception:

@@ -1,9 +1,9 @@
 """Keeping what is served in step with the ledger.
 
-Invariants: polling is the truth and a wake-up only makes it sooner; whatever is wrong with the
-database, what is served stays served and the thread outlives it. A replica that composes other
-weights than a revision vouches for takes itself out, and comes back by itself only when a later
-check of the branch's head agrees.
+Invariants: polling is the truth and a wake-up only makes it sooner; whatever goes wrong, with the
+database or while composing, what is served stays served and the thread outlives it. A replica
+that composes other weights than a revision vouches for takes itself out, and comes back by itself
+only when a later check of the branch's head agrees.
 """
 
 import random
@@ -52,7 +52,7 @@ class Follower:
                 self.look()
 
     def look(self) -> None:
-        """Catch up once; never raises what is the database's or the ledger's fault."""
+        """Catch up once; whatever goes wrong is logged and tried again by the next look."""
         try:
             newest = self._serving.newest()
             if self._waits_out(newest):
@@ -60,6 +60,8 @@ class Follower:
             self._catch_up(newest)
         except ErrataError as error:
             _LOG.warning("not following the ledger", reason=error.reason)
+        except Exception:  # noqa: BLE001 - no memory to compose with, say: the thread outlives it
+            _LOG.exception("not following the ledger")
 
     def refuse(self, revision: Revision | None, error: DigestMismatchError) -> None:
         """Take this replica out because of ``revision``."""

@@ -105,6 +105,8 @@ class LeaseKeeper:
                 self._ask()
             except ErrataError as error:
                 _LOG.warning("the lease was not renewed", reason=error.reason)
+            except Exception:  # noqa: BLE001 - the thread outlives what nobody foresaw
+                _LOG.exception("the lease was not renewed")
 
     def fence(self) -> Fence:
         """What an operation that begins now is under.

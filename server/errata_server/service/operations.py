@@ -87,6 +87,10 @@ class _Job:
         self.operation = replace(self.operation, progress=progress)
 
 
+def _closing() -> UnavailableError:
+    return UnavailableError("the server is shutting down; retry on another")
+
+
 class Operations:
     """Submits work, and answers what has become of it."""
 
@@ -140,16 +144,21 @@ class Operations:
         job = self._admit(operation)
         try:
             stored = self._started(job)
-        except ErrataError:
+            if stored.id == operation.id:
+                self._begin(job, work)
+                return job.operation
+        except BaseException:
             self._forget(job)
             raise
-        if stored.id != operation.id:
-            self._forget(job)
-            return self.get(stored.id)
-        telemetry.operation_started(kind.value)
-        # The context carries what must be hidden in the log.
-        self._pool.submit(copy_context().run, self._run, job, work)
-        return job.operation
+        self._forget(job)
+        return self.get(stored.id)
+
+    def _begin(self, job: _Job, work: Work) -> None:
+        try:
+            # The context carries what must be hidden in the log.
+            self._pool.submit(copy_context().run, self._run, job, work)
+        except RuntimeError:
+            raise _closing() from None
 
     def _started(self, job: _Job) -> Operation:
         """The operation as it is recorded: this one, or what its request started earlier."""
@@ -189,12 +198,10 @@ class Operations:
             InvalidInputError: the page token is none of ours.
         """
         limit = page_limit(page_size)
+        with self._lock:  # before the ledger is asked: what ends meanwhile is known from here
+            jobs = dict(self._jobs)
         found = self._after(OperationId(page_token) or None, limit + 1)
-        live = (self._job(operation.id) for operation in found)
-        shown = [
-            job.operation if job is not None else operation
-            for operation, job in zip(found, live, strict=True)
-        ]
+        shown = [jobs[one.id].operation if one.id in jobs else one for one in found]
         more = len(shown) > limit
         return Page(items=tuple(shown[:limit]), next_token=str(shown[limit - 1].id) if more else "")
 
@@ -263,7 +270,7 @@ class Operations:
         job = _Job(operation, self.lease)
         with self._lock:
             if self._closed:
-                raise UnavailableError("the server is shutting down; retry on another")
+                raise _closing()
             if sum(not job.operation.done for job in self._jobs.values()) >= MAX_WAITING:
                 raise OverloadedError(
                     f"{MAX_WAITING} operations are unfinished already; retry after a while",
@@ -281,6 +288,7 @@ class Operations:
             self._jobs.pop(job.operation.id, None)
 
     def _run(self, job: _Job, work: Work) -> None:
+        telemetry.operation_started(job.operation.kind.value)
         with under(job.fence) if job.fence is not None else nullcontext():
             ended = self._outcome(job, work)
             job.operation = replace(ended, finished_at=self._now())

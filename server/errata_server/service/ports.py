@@ -248,7 +248,7 @@ class Engine(Protocol):
         ...
 
     def calibrate(self, known_facts: KnownFacts, *, seed: int, progress: ReportProgress) -> Profile:
-        """Find a profile by editing facts the model knows.
+        """Find a profile by editing facts the model knows; `use_profile` begins to use it.
 
         Raises:
             NotCalibratedError: too few of ``known_facts`` are known to the model.
