@@ -4,6 +4,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
 
 from errata_server.domain.errors import (
     InvalidFactError,
@@ -11,7 +13,7 @@ from errata_server.domain.errors import (
     SubjectNotFoundError,
 )
 from errata_server.engine.runner import Runner
-from errata_server.engine.tokens import join
+from errata_server.engine.tokens import Tokens, join
 from tests.support import tiny_models
 
 
@@ -94,6 +96,33 @@ def test_a_target_continues_a_prompt_after_a_space(either):
 
 def test_a_continuation_is_taken_exactly_as_written(either):
     assert either.tokens.decode(either.tokens.continuation("  Paris ")) == "  Paris "
+
+
+@pytest.fixture
+def beginning_afresh():
+    """Tokens of a tokenizer that puts a space before every text, as Mistral's first ones do."""
+    inner = Tokenizer(models.BPE())
+    inner.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    )
+    inner.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")
+    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=["<s>", "</s>"])
+    inner.train_from_iterator(["x x", *tiny_models.PROSE, *tiny_models.sentences()], trainer)
+    inner.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 0)]
+    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<s>", eos_token="</s>")
+    return Tokens(tokenizer, tiny_models.CONTEXT, torch.device("cpu"))
+
+
+def test_a_continuation_gets_no_space_that_the_tokenizer_puts_before_a_text(beginning_afresh):
+    tokens, prompt = beginning_afresh, "Louvre can be found in"
+
+    alone = tokens.tokenizer(" Paris", add_special_tokens=False)["input_ids"]
+    assert tokens.tokenizer.convert_ids_to_tokens(alone[:1]) == ["▁"]
+    assert tokens.encode(prompt) + tokens.target("Paris") == tokens.encode(f"{prompt} Paris")
+    assert tokens.continuation(" Rome, they say") == tokens.encode("x Rome, they say")[2:]
+    assert tokens.tokenizer.convert_ids_to_tokens(tokens.continuation(".")) == ["."]
 
 
 def test_a_target_with_a_special_token_is_refused(either):

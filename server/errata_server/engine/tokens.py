@@ -25,6 +25,9 @@ from errata_server.domain.traces import TokenRole
 KEPT: Final = 4_096
 """Texts whose tokens are remembered."""
 
+BEFORE: Final = "x"
+"""A text for another to follow."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Encoded:
@@ -56,10 +59,17 @@ class Tokens:
     context: int
     device: torch.device
     _encoded: Callable[[str], Encoded] = field(init=False, repr=False, compare=False)
+    _begins_afresh: bool = field(init=False, repr=False, compare=False)
+    """Whether the tokenizer puts a space before every text, also before one that goes on."""
 
     def __post_init__(self) -> None:
         # A check asks the same texts of several banks, and drift texts with every edit.
         object.__setattr__(self, "_encoded", lru_cache(KEPT)(partial(_encoded, self.tokenizer)))
+        first, second, both = (
+            self.tokenizer(text, add_special_tokens=False)["input_ids"]
+            for text in (BEFORE, f" {BEFORE}", f"{BEFORE} {BEFORE}")
+        )
+        object.__setattr__(self, "_begins_afresh", first + second != both)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of ``text``, with the special tokens the tokenizer adds by itself."""
@@ -114,7 +124,7 @@ class Tokens:
         Raises:
             InvalidFactError: the target has no tokens or an unknown one.
         """
-        ids: list[int] = self.tokenizer(" " + text, add_special_tokens=False)["input_ids"]
+        ids = self.continuation(f" {text}")
         if not ids or not set(ids).isdisjoint(self.tokenizer.all_special_ids):
             raise InvalidFactError(
                 f"the target {text!r} has no tokens of its own in this model's vocabulary, or "
@@ -126,6 +136,11 @@ class Tokens:
 
     def continuation(self, text: str) -> list[int]:
         """Token ids of ``text`` exactly as written, as it would follow a prompt."""
+        if self._begins_afresh:
+            found = self.encoded(BEFORE + text)
+            starts = [begin for begin, _ in found.offsets]
+            if len(BEFORE) in starts:
+                return list(found.ids[starts.index(len(BEFORE)) :])
         ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
 
