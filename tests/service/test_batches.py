@@ -15,8 +15,10 @@ from errata_server.domain.facts import EditRequest, Fact
 from errata_server.domain.ids import EditId
 from errata_server.domain.operations import OperationState
 from errata_server.service import batches
+from errata_server.service.proposals import Proposals
 from tests.support import edit_request
 from tests.support.databases import row_count
+from tests.support.scripted_engine import ScriptedEngine
 from tests.support.services import PATIENCE, call, open_services
 
 SUBJECTS = ("Space Needle", "Louvre", "Prado", "Big Ben")
@@ -82,6 +84,27 @@ def test_each_failure_says_where_and_why(services):
         ([2], "Big Ben", "PROMPT_TOO_LONG"),
         ([3], "Space Needle", "ALREADY_TRUE"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("owner", "step"), [(ScriptedEngine, "compute_patches"), (Proposals, "store")]
+)
+def test_a_batch_that_runs_twice_at_once_is_stored_once(services, url, monkeypatch, owner, step):
+    results, does = [], getattr(owner, step)
+
+    def after_the_other_run(self, *arguments, **named):
+        monkeypatch.setattr(owner, step, does)
+        results.append(run(services, moved(*SUBJECTS), "b-2", batch="one").result)
+        return does(self, *arguments, **named)
+
+    monkeypatch.setattr(owner, step, after_the_other_run)
+    results.append(run(services, moved(*SUBJECTS), "b-1", batch="one").result)
+
+    first, second = results
+    assert first["edits"] == second["edits"]
+    assert len(first["edits"]) == len(SUBJECTS)
+    assert first["failures"] == second["failures"] == []
+    assert row_count(url, "edits") == len(SUBJECTS)
 
 
 def test_an_edit_that_fails_its_checks_is_an_edit_all_the_same(services):

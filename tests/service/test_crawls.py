@@ -2,12 +2,12 @@ import pytest
 
 from errata_server.domain.crawls import Crawl, CrawlChange, CrawlRequest
 from errata_server.domain.errors import RevisionNotFoundError
-from errata_server.domain.ids import Digest
+from errata_server.domain.ids import Digest, EditId
 from errata_server.domain.known_facts import NO_KNOWN_FACTS
 from errata_server.domain.operations import OperationState
 from errata_server.service import crawl_questions, results
 from errata_server.service.crawls import Crawls
-from tests.support import CITY, known_facts
+from tests.support import CITY, edit_request, known_facts
 from tests.support.services import PATIENCE, call
 
 
@@ -52,6 +52,15 @@ def test_a_crawl_shows_what_an_edit_changed_and_what_says_so(services):
     assert (found.before.sequence, found.after.sequence) == (0, 1)
     assert found.after.weights_digest == services.serving.head().weights.digest
     assert found.prompts == 2 * (3 + 3)
+
+
+def test_an_edit_speaks_for_its_subject_by_every_name(services):
+    ended = services.propose(edit_request("Space Needle", "Oslo", aliases=("Louvre",)))
+    services.apply(services.ledger.edit(EditId(ended.result["edit"])))
+
+    city, maker = crawled(services, subject="Louvre").relations
+
+    assert (city.edit, maker.edit) == (ended.result["edit"], "")
 
 
 def test_what_an_edit_changed_by_the_way_is_nobody_s_word(services):

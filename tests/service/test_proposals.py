@@ -18,6 +18,7 @@ from errata_server.domain.facts import CheckPrompt
 from errata_server.domain.ids import EditId, ReportId
 from errata_server.domain.operations import OperationState
 from errata_server.ledger.database import Database
+from errata_server.service.plans import Planner
 from tests.support import MODEL, edit_request
 from tests.support.services import PATIENCE, call, open_services, scripted_engine
 
@@ -52,6 +53,21 @@ def test_a_report_has_every_check_and_every_prompt(services):
     assert [check.kind for check in report.checks] == list(CheckKind)
     assert len(report.of_kind(CheckKind.EFFICACY).answers) == 5
     assert len(report.of_kind(CheckKind.NEIGHBOURHOOD).answers) == 10
+
+
+def test_no_name_of_a_live_edit_s_subject_is_a_neighbour(services, monkeypatch):
+    barred, plan = [], Planner.plan
+
+    def noted(self, request, **named):
+        barred.append(named["live_subjects"])
+        return plan(self, request, **named)
+
+    monkeypatch.setattr(Planner, "plan", noted)
+    ended = services.propose(edit_request("Space Needle", "Oslo", aliases=("Louvre",)))
+    services.apply(services.ledger.edit(EditId(ended.result["edit"])))
+    services.proposed("Prado", "Oslo")
+
+    assert barred == [frozenset(), {"Space Needle", "Louvre"}]
 
 
 def test_a_proposal_changes_nothing_that_is_served(services):

@@ -412,6 +412,7 @@ class ScriptedEngine(ScriptedTraces, ScriptedUpkeep):
             d_in=profile.d_in,
             d_out=profile.d_out,
             subject=request.subject,
+            aliases=request.aliases,
             keys=1,
             leverages=(1.0,),
             guard_width=profile.guard_width,

@@ -13,7 +13,7 @@ from typing import Any, Final, Self
 from errata_server.domain import canonical
 from errata_server.domain.errors import ErrataError, InvalidFactError, InvalidInputError
 from errata_server.domain.facts import EditRequest
-from errata_server.domain.ids import EditId, ProfileId
+from errata_server.domain.ids import EditId, ModelId, ProfileId
 
 MAX_ITEMS: Final = 2_000
 """Requests one batch may hold."""
@@ -26,9 +26,10 @@ class BatchItem:
     request: EditRequest
     places: tuple[int, ...]
 
-    def edit_id(self, batch: str, profile: ProfileId) -> EditId:
-        """The edit's id: the same whenever this batch is proposed again."""
-        content = {"batch": batch, "profile": profile, "request": self.request.to_json()}
+    def edit_id(self, model: ModelId, batch: str, profile: ProfileId) -> EditId:
+        """The edit's id: the same whenever this batch is proposed again to ``model``."""
+        origin = {"model": model, "batch": batch, "profile": profile}
+        content = {**origin, "request": self.request.to_json()}
         return EditId(f"e-{canonical.digest(canonical.encode(content))[:12]}")
 
 

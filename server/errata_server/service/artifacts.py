@@ -7,6 +7,7 @@ is never out of date.
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Final
 
 from errata_server.domain.ids import Digest
@@ -15,6 +16,9 @@ from errata_server.domain.payloads import read_manifest
 from errata_server.ledger.ledger import Ledger
 
 MAX_BYTES: Final = 256 * 1024 * 1024
+MAX_MANIFESTS: Final = 20_000
+"""Manifests kept, a kilobyte or two each: of all live edits, with every proposal."""
+
 AT_ONCE: Final = 200
 """Payloads fetched with one statement."""
 
@@ -29,6 +33,7 @@ class Artifacts:
         self._lock = threading.Lock()
         self._payloads: OrderedDict[Digest, bytes] = OrderedDict()
         self._held = 0
+        self._manifest = lru_cache(MAX_MANIFESTS)(self._read_manifest)
 
     def load(self, digest: Digest) -> bytes:
         """The payload of a patch.
@@ -67,6 +72,9 @@ class Artifacts:
         Raises:
             InvalidPatchError: the artifact is not a patch.
         """
+        return self._manifest(digest)
+
+    def _read_manifest(self, digest: Digest) -> PatchManifest:
         return read_manifest(self.load(digest))
 
     def _keep(self, digest: Digest, payload: bytes) -> None:

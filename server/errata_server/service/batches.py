@@ -23,7 +23,7 @@ from errata_server.domain.errors import (
 )
 from errata_server.domain.facts import EditRequest
 from errata_server.domain.held import held_prompts
-from errata_server.domain.ids import ProfileId
+from errata_server.domain.ids import EditId, ProfileId
 from errata_server.domain.operations import Operation, OperationKind, Progress, ReportProgress
 from errata_server.domain.signatures import ProposerSignature
 from errata_server.service.calls import Call
@@ -156,7 +156,7 @@ class _Run:
             if isinstance(found, ErrataError):
                 self._fail(valid[index], found, pace)
                 continue
-            edit_id = valid[index].edit_id(self.name, self.profile)
+            edit_id = self._edit_id(valid[index])
             edit = self.proposals.edit_of(valid[index].request, found, self.call, edit_id)
             edit = replace(edit, signature=self.signatures.get(valid[index].places[0]))
             computed.append((index, edit))
@@ -199,10 +199,14 @@ class _Run:
             )
         return found[0]
 
+    def _edit_id(self, item: BatchItem) -> EditId:
+        return item.edit_id(self.proposals.model, self.name, self.profile)
+
     def _is_stored(self, item: BatchItem, pace: _Pace) -> bool:
+        """Whether ``item``'s edit is in the ledger, put there before or by another operation."""
         ledger = self.proposals.ledger
         try:
-            edit = ledger.edit(item.edit_id(self.name, self.profile))
+            edit = ledger.edit(self._edit_id(item))
         except EditNotFoundError:
             return False
         report = ledger.latest_report(edit.id)
@@ -238,13 +242,17 @@ class _Run:
         mates: tuple[Edit, ...],
         pace: _Pace,
     ) -> None:
+        item = valid[index]
+        if self._is_stored(item, pace):  # the same batch, proposed twice, may run twice at once
+            return
         company = Company(live=mates, near=self._near(valid, index))
         try:
             report = self.proposals.store(edit, batch=company, progress=pace)
         except OF_ITEM as error:
-            self._fail(valid[index], error, pace)
+            if not self._is_stored(item, pace):
+                self._fail(item, error, pace)
             return
-        places = list(valid[index].places)
+        places = list(item.places)
         self.edits.append({"edit": edit.id, "report": report.id, "places": places})
         pace.done += 1
         pace.fresh += 1

@@ -206,7 +206,8 @@ class _Walk:
 
     def _differing_edits(self, subject: str) -> list[Edit]:
         before, after = (set(pinned.applied.active()) for pinned in self.pinned)
-        named = (applied for applied in before ^ after if applied.subject == subject)
+        manifest = self.crawls.serving.artifacts.manifest
+        named = (one for one in before ^ after if subject in manifest(one.patch).names)
         return [self.crawls.ledger.edit(edit) for edit in sorted(one.edit for one in named)]
 
 

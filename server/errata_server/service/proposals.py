@@ -5,7 +5,7 @@ is stored before the edit that names it; an edit is stored together with its fir
 a failed report is stored like any other, as evidence.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from functools import partial
@@ -338,10 +338,15 @@ class Proposals:
             edit.request,
             prefixes=profile.prefixes,
             holds=holds,
-            live_subjects=frozenset(trial.before.subjects()),
+            live_subjects=frozenset(self._live_names(trial)),
         )
         hidden, _ = trial.after.shifted_since(trial.before, [edit.request.subject])
         return replace(plan, sources={**plan.sources, "supersedes": ", ".join(hidden)})
+
+    def _live_names(self, trial: "_Trial") -> Iterator[str]:
+        """Subjects of the edits that are live without the one on trial, by all their names."""
+        for live in trial.before.active():
+            yield from self.serving.artifacts.manifest(live.patch).names
 
     def _inspect(self, edit: Edit, trial: "_Trial", plan: VerificationPlan) -> PatchInspection:
         return self.engine.inspect_patch(
