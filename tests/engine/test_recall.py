@@ -205,7 +205,7 @@ def plan_of(subject):
 
 
 def test_what_was_said_longest_ago_is_forgotten(trained, counted, monkeypatch):
-    monkeypatch.setattr(recall, "KEPT", 2)
+    monkeypatch.setattr(recall, "KEPT_TOKENS", 2 * 3)  # two answers of two tokens
     remembering = Recall(trained)
     for prompt in (*PROMPTS[:3], PROMPTS[0]):
         remembering.continue_prompts([prompt], BASE, new_tokens=2)

@@ -31,8 +31,11 @@ from errata_server.engine.answers import (
 from errata_server.engine.bank import Bank, GuardedBranch
 from errata_server.engine.runner import Runner
 
-KEPT: Final = 20_000
-"""Answers and losses kept; some hundred bytes each."""
+KEPT_TOKENS: Final = 1_000_000
+"""Of answers, 36 bytes each; a firing edit counts as six."""
+
+KEPT_LOSSES: Final = 20_000
+"""Some hundred bytes each."""
 
 KEPT_BYTES: Final = 128 * 1024 * 1024
 """Of base keys, so that drift texts are not run again for every bank."""
@@ -99,8 +102,8 @@ class Recall:
 
     def __init__(self, runner: Runner) -> None:
         self.runner: Final = runner
-        self._continuations: _Kept[tuple[_Continuation, ...]] = _Kept(KEPT)
-        self._losses: _Kept[tuple[float, int]] = _Kept(KEPT)
+        self._continuations: _Kept[tuple[_Continuation, ...]] = _Kept(KEPT_TOKENS, size=_tokens)
+        self._losses: _Kept[tuple[float, int]] = _Kept(KEPT_LOSSES)
         self._keys: _Kept[Float[Tensor, "token d_in"]] = _Kept(KEPT_BYTES, size=_bytes)
 
     def continue_prompts(
@@ -216,6 +219,10 @@ class Recall:
                 own = found[row] = keys[len(keys) - len(row) :].clone()
                 self._keys.put((module, row), own)
         return [keys for row in rows if (keys := found[row]) is not None]
+
+
+def _tokens(kept: tuple[_Continuation, ...]) -> int:
+    return sum(1 + len(one.ids) + 6 * len(one.say) for one in kept)
 
 
 def _bytes(keys: Float[Tensor, "token d_in"]) -> int:
