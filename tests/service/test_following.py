@@ -17,6 +17,7 @@ from errata_server.service.serving import Serving
 from errata_server.service.standing import Standing
 from tests.support import MODEL
 from tests.support.doubtful_engine import doubtful_engine
+from tests.support.scripted_engine import scripted_profile
 from tests.support.services import PATIENCE
 
 NEEDLE = "Space Needle is in the city of"
@@ -62,6 +63,15 @@ def test_what_was_last_good_is_served_while_the_ledger_is_away(services, replica
 
 def away(self, model, branch=MAIN):
     raise LedgerUnavailableError("the database does not answer")
+
+
+def test_a_profile_that_another_server_found_is_used_from_the_next_look_on(services, replica):
+    found = scripted_profile(services.engine.describe().digest, seed=9)
+    services.ledger.put_profile(MODEL, found)
+
+    Follower(replica).look()
+
+    assert replica.engine.profile == found
 
 
 def test_a_follower_outlives_weights_it_has_no_memory_for(services, replica, monkeypatch):

@@ -1,4 +1,4 @@
-"""Keeping what is served in step with the ledger.
+"""Keeping what is served, and the profile that is used, in step with the ledger.
 
 Invariants: polling is the truth and a wake-up only makes it sooner; whatever goes wrong, with the
 database or while composing, what is served stays served and the thread outlives it. A replica
@@ -55,6 +55,7 @@ class Follower:
         """Catch up once; whatever goes wrong is logged and tried again by the next look."""
         try:
             newest = self._serving.newest()
+            self._serving.adopt_profile()
             if self._waits_out(newest):
                 return
             self._catch_up(newest)

@@ -96,6 +96,17 @@ class Serving:
         self.standing.read(revision.sequence)
         return revision
 
+    def adopt_profile(self) -> None:
+        """Use the profile the ledger got last, which another server may have found.
+
+        Raises:
+            ModelMismatchError: it was made for another checkpoint.
+            LedgerUnavailableError: the database does not answer.
+        """
+        latest = self.ledger.latest_profile(self._model)
+        if latest is not None and latest != self.engine.profile:
+            self.engine.use_profile(latest)
+
     def head(self) -> Pinned:
         """What is being served now.
 
