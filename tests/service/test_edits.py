@@ -108,3 +108,16 @@ def test_a_page_of_many_edits_takes_no_more_statements_than_one_of_few(services)
         return len(made)
 
     assert statements(4) == statements(1)
+
+
+def test_several_edits_take_no_more_statements_than_one(services, edits):
+    ids = [edit.id for edit in edits.values()]
+    taken = []
+    for some in (ids[:1], ids, ids[::-1]):
+        services.proposals.several(some)
+        with counted_statements() as made:
+            views = services.proposals.several(some)
+        taken.append(len(made))
+        assert [view.edit.id for view in views] == some
+
+    assert taken[0] == taken[1] == taken[2]

@@ -11,6 +11,7 @@ from google.protobuf import empty_pb2
 from google.protobuf.message import Message
 
 from errata.v1 import crawls_pb2, edits_pb2, models_pb2, traces_pb2, types_pb2
+from errata_server.domain.checks import Report
 from errata_server.domain.errors import (
     CancelledError,
     ErrataError,
@@ -43,6 +44,7 @@ from errata_server.rpc.convert import (
 )
 from errata_server.rpc.convert import operations as convert
 from errata_server.rpc.services import Context, Services
+from errata_server.service.views import EditView
 
 WAIT_SLICE_SECONDS: Final = 0.5
 """How long a waiting client holds a thread at a time."""
@@ -116,14 +118,11 @@ class OperationMessages:
         return edits_pb2.ProposeEditResponse(edit=edit, report=report)
 
     def _proposed_batch(self, result: dict[str, Any]) -> Message:
-        proposals = self._services.proposals
+        rows = result["edits"]
+        views = self._services.proposals.several([EditId(row["edit"]) for row in rows])
         found = [
-            batches.proposed(
-                proposals.get(EditId(row["edit"])),
-                proposals.report(ReportId(row["report"])),
-                row["places"],
-            )
-            for row in result["edits"]
+            batches.proposed(view, self._report(view, row["report"]), row["places"])
+            for view, row in zip(views, rows, strict=True)
         ]
         return batches.response(result, found)
 
@@ -133,8 +132,14 @@ class OperationMessages:
 
     def _checked(self, result: dict[str, Any]) -> tuple[Any, Any]:
         view = self._services.proposals.get(EditId(result["edit"]))
-        report = self._services.proposals.report(ReportId(result["report"]))
+        report = self._report(view, result["report"])
         return edits.edit_message(view), reports.report_message(report)
+
+    def _report(self, view: EditView, name: str) -> Report:
+        """The report an operation came to: the edit's latest, or an earlier one."""
+        if view.report.id == name:
+            return view.report
+        return self._services.proposals.report(ReportId(name))
 
     def _calibrated(self, result: dict[str, Any]) -> Message:
         profile = self._services.models.profile(ProfileId(result["profile"]))

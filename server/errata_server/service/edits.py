@@ -36,14 +36,19 @@ class EditReader:
         Raises:
             EditNotFoundError: this model has no such edit.
         """
-        edit = self.ledger.edit(edit_id)
-        if edit.model != self.model:
-            raise EditNotFoundError(
-                f"edit {edit_id} belongs to model {edit.model}, not {self.model}",
-                edit=edit_id,
-                model=edit.model,
-            )
+        (edit,) = self._stored([edit_id])
         return edit
+
+    def _stored(self, edit_ids: Sequence[EditId]) -> list[Edit]:
+        edits = self.ledger.edits(edit_ids)
+        for edit in edits:
+            if edit.model != self.model:
+                raise EditNotFoundError(
+                    f"edit {edit.id} belongs to model {edit.model}, not {self.model}",
+                    edit=edit.id,
+                    model=edit.model,
+                )
+        return edits
 
     def view(self, edit_id: EditId, branch: BranchName = MAIN) -> EditView:
         """The edit with everything derived from other rows.
@@ -56,8 +61,8 @@ class EditReader:
         return view
 
     def views(self, edit_ids: Iterable[EditId], branch: BranchName = MAIN) -> tuple[EditView, ...]:
-        """Several edits, as `view`."""
-        edits = [self.stored(edit_id) for edit_id in edit_ids]
+        """Several edits, as `view`, in a few statements for all of them."""
+        edits = self._stored(list(edit_ids))
         evidence = self.ledger.evidence(self.model, [edit.id for edit in edits], branch)
         return tuple(self._views(edits, evidence))
 

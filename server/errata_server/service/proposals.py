@@ -177,6 +177,14 @@ class Proposals:
         """
         return self.edits.view(edit_id, branch)
 
+    def several(self, edit_ids: Sequence[EditId]) -> tuple[EditView, ...]:
+        """Edits with their states on main, latest reports and approvals.
+
+        Raises:
+            EditNotFoundError: one of them is not there.
+        """
+        return self.edits.views(edit_ids)
+
     def list(
         self,
         branch: BranchName = MAIN,
