@@ -125,3 +125,19 @@ def test_a_long_field_is_no_fault_of_errata(nobody, written):
     assert shown.code == 2
     assert "fault of errata" not in shown.err
     assert "x.csv, line 2" in shown.err
+
+
+def test_a_bad_line_of_json_lines_is_named_by_its_place_in_the_file(written):
+    good = '{"prompt": "x is in", "expected": "Rome"}'
+
+    said = refused(inputs.check_prompts, written(f'{good}\n\n{{"prompt"}}\n', "x.jsonl"))
+    other = refused(inputs.check_prompts, written(f"{good}\n\n[1]\n", "x.jsonl"))
+
+    assert said == "x.jsonl, line 3 is no JSON: Expecting ':' delimiter at column 10"
+    assert other == "x.jsonl, line 3 must be an object with named fields"
+
+
+def test_what_is_no_json_is_named_by_line_and_column(written):
+    said = refused(inputs.check_prompts, written('[\n{"prompt"}]\n', "x.json"))
+
+    assert said == "x.json is no JSON: Expecting ':' delimiter at line 2, column 10"

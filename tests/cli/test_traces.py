@@ -173,7 +173,7 @@ def test_facts_may_come_from_a_file(cli, tmp_path, name, content):
         ("f.json", "[1]", "record 1 must be an object"),
         ("f.json", '[{"prompt": "a"}]', "record 1 has no text under 'subject'"),
         ("f.json", '[{"prompt": "a", "subject": " "}]', "no text under 'subject'"),
-        ("f.jsonl", '{"prompt": "a", "subject": "b"}\n{"prompt": 1}', "record 2 has no text"),
+        ("f.jsonl", '{"prompt": "a", "subject": "b"}\n{"prompt": 1}', "line 2 has no text"),
         ("f.csv", "prompt,subject\n,b\n", "line 2 has no text under 'prompt'"),
         ("f.json", b"\xff\xfe", "is not UTF-8"),
         ("f.json", None, "cannot read"),

@@ -65,8 +65,10 @@ def records(path: Path, layout: Layout) -> list[Record]:
     content = text(path)
     if suffix == ".csv":
         found = list(_of_csv(path, content, layout))
+    elif suffix == ".jsonl":
+        found = list(_of_json_lines(path, content))
     else:
-        found = list(_of_json(path, content, by_line=suffix == ".jsonl"))
+        found = list(_of_json(path, content))
     if not found:
         raise typer.BadParameter(f"{path} must hold a list of records, at least one")
     return found
@@ -87,26 +89,50 @@ def text(path: Path) -> str:
 
 
 def lines(content: str) -> list[str]:
-    """The lines that say something; JSON may hold what `str.splitlines` takes for line ends."""
-    return [line.removesuffix("\r") for line in content.split("\n") if line.strip()]
+    """The lines that say something."""
+    return [line for _, line in _numbered(content)]
 
 
-def _of_json(path: Path, content: str, *, by_line: bool) -> Iterator[Record]:
-    found = [_json(path, line) for line in lines(content)] if by_line else _json(path, content)
+def _numbered(content: str) -> Iterator[tuple[int, str]]:
+    """The lines that say something, with their numbers in the file.
+
+    JSON may hold what `str.splitlines` takes for line ends.
+    """
+    for number, line in enumerate(content.split("\n"), start=1):
+        if line.strip():
+            yield number, line.removesuffix("\r")
+
+
+def _of_json(path: Path, content: str) -> Iterator[Record]:
+    found = _json(content, str(path))
     if not isinstance(found, list):
         raise typer.BadParameter(f"{path} must hold a list of records, at least one")
     for number, fields in enumerate(found, start=1):
-        place = f"{path}, record {number}"
-        if not isinstance(fields, Mapping):
-            raise typer.BadParameter(f"{place} must be an object with named fields")
-        yield Record(place=place, fields=fields)
+        yield _record(f"{path}, record {number}", fields)
 
 
-def _json(path: Path, content: str) -> Any:  # noqa: ANN401 - JSON is whatever it is
+def _of_json_lines(path: Path, content: str) -> Iterator[Record]:
+    for number, line in _numbered(content):
+        place = f"{path}, line {number}"
+        yield _record(place, _json(line, place))
+
+
+def _record(place: str, fields: object) -> Record:
+    if not isinstance(fields, Mapping):
+        raise typer.BadParameter(f"{place} must be an object with named fields")
+    return Record(place=place, fields=fields)
+
+
+def _json(content: str, place: str) -> Any:  # noqa: ANN401 - JSON is whatever it is
     try:
         return json.loads(content)
+    except json.JSONDecodeError as error:
+        at = f"line {error.lineno}, column {error.colno}"
+        if "\n" not in content:  # in JSON lines `place` has the line; this would be another
+            at = f"column {error.colno}"
+        raise typer.BadParameter(f"{place} is no JSON: {error.msg} at {at}") from None
     except (ValueError, RecursionError) as error:
-        raise typer.BadParameter(f"{path} is no JSON: {error}") from None
+        raise typer.BadParameter(f"{place} is no JSON: {error}") from None
 
 
 def _of_csv(path: Path, content: str, layout: Layout) -> Iterator[Record]:
