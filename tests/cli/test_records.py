@@ -141,3 +141,34 @@ def test_what_is_no_json_is_named_by_line_and_column(written):
     said = refused(inputs.check_prompts, written('[\n{"prompt"}]\n', "x.json"))
 
     assert said == "x.json is no JSON: Expecting ':' delimiter at line 2, column 10"
+
+
+ASKED = '"subject": "x", "prompt": "The {} is", "target": "a"'
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "place"),
+    [
+        ("x.csv", "subject,prompt,target,alias\nx,The {} is,a,y\n", "x.csv"),
+        ("x.json", f'[{{{ASKED}}}, {{{ASKED}, "alias": []}}]', "x.json, record 2"),
+        ("x.jsonl", f'{{{ASKED}}}\n\n{{{ASKED}, "alias": []}}', "x.jsonl, line 3"),
+    ],
+)
+def test_a_field_that_nobody_knows_is_refused(written, name, content, place):
+    assert refused(inputs.proposals, written(content, name)) == (
+        f"{place} has 'alias', which is none of the fields subject, prompt, target, aliases"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "place"),
+    [
+        ("x.csv", "subject,prompt,target,target\nx,The {} is,a,b\n", "x.csv"),
+        ("x.json", f'[{{{ASKED}, "target": "b"}}]', "x.json, record 1"),
+        ("x.jsonl", f'{{{ASKED}, "target": "b"}}', "x.jsonl, line 1"),
+    ],
+)
+def test_a_field_that_stands_twice_is_refused(written, name, content, place):
+    said = refused(inputs.proposals, written(content, name))
+
+    assert said == f"{place} has 'target' twice; keep one of them"

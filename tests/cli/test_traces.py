@@ -142,7 +142,7 @@ def test_known_facts_are_averaged(cli, tmp_path):
     assert (tmp_path / "a.csv").read_text().startswith("kind,role,sites,layer")
 
 
-FACT = {"prompt": PROMPT, "subject": SUBJECT, "answer": "Seattle", "relation": "P131"}
+FACT = {"prompt": PROMPT, "subject": SUBJECT, "answer": "Seattle"}
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ FACT = {"prompt": PROMPT, "subject": SUBJECT, "answer": "Seattle", "relation": "
     [
         ("f.json", json.dumps([FACT])),
         ("f.jsonl", f"{json.dumps(FACT)}\n\n"),
-        ("f.jsonl", json.dumps(FACT | {"note": "a\u2028b"}, ensure_ascii=False) + "\r\n"),
+        ("f.jsonl", json.dumps(FACT | {"answer": "Seattle\u2028"}, ensure_ascii=False) + "\r\n"),
         ("f.csv", f"subject,prompt,answer\n{SUBJECT},{PROMPT},Seattle\n"),
         ("f.CSV", f"\ufeffsubject,prompt\n{SUBJECT},{PROMPT}\n"),
     ],

@@ -7,7 +7,7 @@ refusal is wrong usage, and names the file, the place in it and what is wrong th
 import csv
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -28,6 +28,21 @@ class Layout:
     several_lines: bool = False
     """Whether a value in a CSV may go on over a line's end. Else one that does is refused: it is
     rather a quote that was left open."""
+
+    def require_known(self, place: str, names: Iterable[str]) -> None:
+        """Do nothing if every name is one of the fields.
+
+        A misspelt optional field would otherwise be missing without a word.
+
+        Raises:
+            typer.BadParameter: one is not.
+        """
+        known = (*self.required, *self.optional)
+        for name in names:
+            if name not in known:
+                raise typer.BadParameter(
+                    f"{place} has {name!r}, which is none of the fields {', '.join(known)}"
+                )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +68,13 @@ class Record:
         return tuple(one.strip() for one in names if one.strip())
 
 
+@dataclass(frozen=True, slots=True)
+class _Object:
+    """An object of JSON as it is written: a dictionary would keep the last of two equal names."""
+
+    pairs: Sequence[tuple[str, Any]]
+
+
 def records(path: Path, layout: Layout) -> list[Record]:
     """Every record in ``path``.
 
@@ -66,9 +88,9 @@ def records(path: Path, layout: Layout) -> list[Record]:
     if suffix == ".csv":
         found = list(_of_csv(path, content, layout))
     elif suffix == ".jsonl":
-        found = list(_of_json_lines(path, content))
+        found = list(_of_json_lines(path, content, layout))
     else:
-        found = list(_of_json(path, content))
+        found = list(_of_json(path, content, layout))
     if not found:
         raise typer.BadParameter(f"{path} must hold a list of records, at least one")
     return found
@@ -103,29 +125,33 @@ def _numbered(content: str) -> Iterator[tuple[int, str]]:
             yield number, line.removesuffix("\r")
 
 
-def _of_json(path: Path, content: str) -> Iterator[Record]:
+def _of_json(path: Path, content: str, layout: Layout) -> Iterator[Record]:
     found = _json(content, str(path))
     if not isinstance(found, list):
         raise typer.BadParameter(f"{path} must hold a list of records, at least one")
     for number, fields in enumerate(found, start=1):
-        yield _record(f"{path}, record {number}", fields)
+        yield _record(f"{path}, record {number}", fields, layout)
 
 
-def _of_json_lines(path: Path, content: str) -> Iterator[Record]:
+def _of_json_lines(path: Path, content: str, layout: Layout) -> Iterator[Record]:
     for number, line in _numbered(content):
         place = f"{path}, line {number}"
-        yield _record(place, _json(line, place))
+        yield _record(place, _json(line, place), layout)
 
 
-def _record(place: str, fields: object) -> Record:
-    if not isinstance(fields, Mapping):
+def _record(place: str, found: object, layout: Layout) -> Record:
+    if not isinstance(found, _Object):
         raise typer.BadParameter(f"{place} must be an object with named fields")
+    names = [name for name, _ in found.pairs]
+    layout.require_known(place, names)
+    _require_distinct(place, names)
+    fields = dict(found.pairs)
     return Record(place=place, fields=fields)
 
 
 def _json(content: str, place: str) -> Any:  # noqa: ANN401 - JSON is whatever it is
     try:
-        return json.loads(content)
+        return json.loads(content, object_pairs_hook=_Object)
     except json.JSONDecodeError as error:
         at = f"line {error.lineno}, column {error.colno}"
         if "\n" not in content:  # in JSON lines `place` has the line; this would be another
@@ -174,8 +200,10 @@ def _rows(path: Path, content: str) -> Iterator[tuple[str, Sequence[str]]]:
 
 
 def _require_columns(path: Path, header: Sequence[str], layout: Layout) -> None:
+    _require_distinct(str(path), header)
     missing = [name for name in layout.required if name not in header]
     if not missing:
+        layout.require_known(str(path), header)
         return
     other = [named for separator, named in _SEPARATORS.items() if separator in header[0]]
     hint = (
@@ -184,6 +212,12 @@ def _require_columns(path: Path, header: Sequence[str], layout: Layout) -> None:
         else f"its header has {', '.join(map(repr, header))}"
     )
     raise typer.BadParameter(f"{path} has no column {missing[0]!r}; {hint}")
+
+
+def _require_distinct(place: str, names: Sequence[str]) -> None:
+    twice = [name for number, name in enumerate(names) if name in names[:number]]
+    if twice:
+        raise typer.BadParameter(f"{place} has {twice[0]!r} twice; keep one of them")
 
 
 def _require_closed(place: str, fields: Mapping[str, str], layout: Layout) -> None:
