@@ -68,14 +68,20 @@ def test_together_each_edit_is_checked_beside_the_others(cli, facts):
     assert document["batch"]["edits"][0]["conflicts"].startswith("Compared with 1 live edits")
 
 
-@pytest.mark.parametrize(
-    "given", [["--subject", "Louvre"], ["--dry-run"], ["--target", "Oslo"]], ids=str
-)
+@pytest.mark.parametrize("given", [["--subject", "Louvre"], ["--target", "Oslo"]], ids=str)
 def test_a_file_and_an_edit_of_its_own_do_not_go_together(cli, facts, given):
     shown = cli("propose", "--file", facts(CSV), *given)
 
     assert shown.code == 2
     assert "--file" in shown.err
+
+
+def test_a_dry_run_of_a_file_is_refused_for_what_it_is(cli, facts):
+    shown = cli.json("propose", "--file", facts(CSV), "--dry-run")
+
+    assert shown.code == 2
+    assert "--dry-run is for a single edit" in shown.document["error"]["message"]
+    assert cli.json("list").document == {"edits": []}
 
 
 def test_neither_an_edit_nor_a_file_is_wrong_usage(cli):

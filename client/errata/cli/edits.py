@@ -65,13 +65,22 @@ def propose(
     ] = None,
     suite: SuiteFile = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check the request, compute and store no edit.")
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Check the request, compute and store no edit. Of a single edit, not of --file.",
+        ),
     ] = False,
 ) -> None:
     """Compute a patch and check it, or with --file many. Nothing goes live."""
     if batched.file is not None:
-        if any([subject, prompt, target, paraphrase, neighbour, alias, suite, dry_run]):
+        if any([subject, prompt, target, paraphrase, neighbour, alias, suite]):
             raise typer.BadParameter("--file takes all of an edit from the file")
+        if dry_run:
+            raise typer.BadParameter(
+                "--dry-run is for a single edit, and a batch has none; leave it out: nothing of a "
+                "batch goes live either"
+            )
         _propose_file(session, inputs.proposals(batched.file), batched, why)
         return
     if not (subject and prompt and target):
