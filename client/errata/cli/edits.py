@@ -9,6 +9,7 @@ import typer
 import errata
 from errata._options import BatchOptions, ProposeOptions
 from errata.cli import _inputs as inputs
+from errata.cli import _next_steps as next_steps
 from errata.cli import _render as render
 from errata.cli import _render_batches as render_batches
 from errata.cli import _render_upkeep as render_upkeep
@@ -148,10 +149,7 @@ def approve(
 ) -> None:
     """Record that an edit may be applied."""
     approved = session.client.approve(edit, comment, **author.signed())
-    session.screen.result(
-        {"edit": approved},
-        f"{approved.id} is approved; `errata apply {approved.id}` makes it live.",
-    )
+    session.screen.result({"edit": approved}, next_steps.after_approval(approved))
 
 
 @command(app, "list")
@@ -242,7 +240,7 @@ def _conclude(session: Session, operation: errata.Operation[errata.Proposal]) ->
         f"Edit {edit.id} of {edit.subject}: {facts}",
         render.checks(report),
         render.tally(report),
-        _next_step(proposal),
+        next_steps.after_report(proposal),
     )
     if not report.passed:
         raise typer.Exit(REJECTED)
@@ -257,15 +255,3 @@ def _conclude_live(session: Session, operation: errata.Operation[errata.LiveVeri
     session.warn(found.health.warnings)
     if not found.passed:
         raise typer.Exit(REJECTED)
-
-
-def _next_step(proposal: errata.Proposal) -> str:
-    edit = proposal.edit.id
-    if proposal.report.passed:
-        return f"Next: errata apply {edit}"
-    failed = ", ".join(check.kind for check in proposal.report.failures)
-    return (
-        f"It cannot be applied as it is ({failed}). `errata show {edit}` has every answer; "
-        f"propose it in other words, or say why it must go live all the same: "
-        f'errata apply {edit} --override "REASON"'
-    )
