@@ -127,8 +127,10 @@ def test_what_failed_is_not_sent_to_a_protected_branch(server, cli):
     edit = proposed_by_ana(cli)
 
     proposed = cli("verify", edit)
+    approved = cli("approve", edit, "--actor", "ben")
 
     assert "on a branch that is not protected: errata apply" in proposed.out
+    assert "to a branch that is not protected" in approved.err
 
 
 def proposed_by_ana(cli: CommandLine) -> str:
