@@ -175,6 +175,17 @@ def test_list_can_be_narrowed_by_state(cli):
     assert [edit["id"] for edit in found] == [applied]
 
 
+def test_a_list_of_a_state_there_is_not_is_wrong_usage(nobody):
+    offered = nobody("list", "--help", env={"COLUMNS": "200"})
+
+    for state in ("unspecified", "nonsense"):
+        refused = nobody.json("list", "--state", state)
+        assert refused.code == 2
+        assert "is none of verified, rejected" in refused.document["error"]["message"]
+    assert "verified|rejected|approved|applied|superseded|reverted" in offered.out
+    assert "unspecified" not in offered.out
+
+
 def test_show_knows_edits_revisions_and_reports(cli):
     edit = cli.proposed()
     revision = cli.json("apply", edit).document["revision"]
@@ -211,6 +222,12 @@ def test_watch_prints_a_revision_a_line(cli):
     assert len(shown.out.splitlines()) == len(lines) == 2
     assert edit in shown.out.splitlines()[1]
     assert all(line.startswith('{"revision": {') for line in lines)
+
+
+def test_the_time_of_a_call_is_not_that_of_a_watch(nobody):
+    shown = nobody("watch", "--help", env={"COLUMNS": "200"})
+
+    assert "operations and watches go on" in shown.out
 
 
 def test_generate_writes_the_continuation_alone(cli):

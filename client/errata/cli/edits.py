@@ -2,7 +2,7 @@
 
 from itertools import islice
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -18,6 +18,8 @@ from errata.cli._screen import REJECTED
 from errata.cli._session import Session
 
 app = typer.Typer()
+
+_STATES: Final = tuple(s for s in errata.EditState if s is not errata.EditState.UNSPECIFIED)
 
 SuiteFile = Annotated[
     Path | None,
@@ -156,13 +158,16 @@ def approve(
 def list_edits(
     session: Session,
     state: Annotated[
-        errata.EditState | None, typer.Option(help="Only edits in this state.")
-    ] = None,
+        str, typer.Option(help="Only edits in this state.", metavar="|".join(_STATES))
+    ] = "",
     branch: Annotated[str, typer.Option(help="The branch whose states are shown.")] = "main",
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many.")] = 50,
 ) -> None:
     """List edits, newest first."""
-    pages = session.client.edits(state=state, branch=branch, page_size=min(limit, 1000))
+    if state and state not in _STATES:
+        raise typer.BadParameter(f"{state!r} is none of {', '.join(_STATES)}", param_hint="--state")
+    wanted = errata.EditState(state) if state else None
+    pages = session.client.edits(state=wanted, branch=branch, page_size=min(limit, 1000))
     found = list(islice(pages, limit))
     session.screen.result({"edits": found}, render.edits(found))
 
@@ -224,7 +229,8 @@ def _check_prompt(text: str, subject: str, default: str) -> errata.CheckPrompt:
     if not separator:
         prompt, expected = text, default
     if not prompt.strip() or not expected.strip():
-        raise typer.BadParameter(f"{text!r} must be written as PROMPT=EXPECTED")
+        form = "PROMPT[=EXPECTED]" if default else "PROMPT=EXPECTED"
+        raise typer.BadParameter(f"{text!r} must be written as {form}")
     return errata.CheckPrompt(
         prompt=prompt.strip().replace("{}", subject), expected=expected.strip()
     )
