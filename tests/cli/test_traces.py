@@ -269,6 +269,17 @@ def test_a_subject_that_is_not_there_fails_with_1(cli):
     assert ran.document["error"]["reason"] == "SUBJECT_NOT_FOUND"
 
 
+def test_a_file_without_texts_is_not_taken_for_none(nobody, tmp_path):
+    (tmp_path / "my.txt").write_text("\n \n")
+
+    shown = nobody.json(
+        "locate", "tuned_lens", PROMPT, "--subject", SUBJECT, "--texts", tmp_path / "my.txt"
+    )
+
+    assert shown.code == 2
+    assert "must have a text, at least one" in shown.document["error"]["message"]
+
+
 def test_locators_are_listed_with_what_they_cannot_show(cli):
     shown, document = cli("locators"), cli.json("locators").document
 

@@ -280,6 +280,16 @@ def test_moments_reads_texts_a_line_each(cli, tmp_path):
     assert cli.json("moments", "--texts", texts).document["tokens"] == 3
 
 
+@pytest.mark.parametrize("content", [b"", b" \n\n", b"\xff\n"], ids=repr)
+def test_moments_of_a_file_without_texts_are_refused(nobody, tmp_path, content):
+    (tmp_path / "my_texts.txt").write_bytes(content)
+
+    shown = nobody("moments", "--texts", tmp_path / "my_texts.txt")
+
+    assert shown.code == 2
+    assert "my_texts.txt" in shown.err
+
+
 @pytest.mark.parametrize(
     "verb",
     [

@@ -64,8 +64,11 @@ def proposals(path: Path) -> list[errata.EditProposal]:
 
 
 def lines(path: Path) -> list[str]:
-    """The lines in ``path`` that say something."""
-    return records.lines(records.text(path))
+    """The lines in ``path`` that say something; a file without one is refused."""
+    found = records.lines(records.text(path))
+    if not found:
+        raise typer.BadParameter(f"{path} must have a text, at least one, each on a line")
+    return found
 
 
 def numbers(given: Iterable[str]) -> dict[str, float]:
