@@ -180,10 +180,12 @@ def read_text(path: str | Path) -> str:
     """
     try:
         return Path(path).read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise InvalidInputError(
-            f"cannot read {path} ({type(error).__name__})", {"file": str(path)}
+            f"cannot read {path}: {error.strerror}", {"file": str(path)}
         ) from error
+    except ValueError as error:  # of the bytes, or a null character in the name
+        raise InvalidInputError(f"{path} is no file of UTF-8 text", {"file": str(path)}) from error
 
 
 def _ed25519() -> ModuleType:

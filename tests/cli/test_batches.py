@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from errata_server.domain.batches import MAX_ITEMS
+
 CSV = "subject,prompt,target\nLouvre,{} is in the city of,Oslo\nPrado,{} is in the city of,Oslo\n"
 
 
@@ -68,14 +70,29 @@ def test_together_each_edit_is_checked_beside_the_others(cli, facts):
     assert document["batch"]["edits"][0]["conflicts"].startswith("Compared with 1 live edits")
 
 
-@pytest.mark.parametrize(
-    "given", [["--subject", "Louvre"], ["--dry-run"], ["--target", "Oslo"]], ids=str
-)
+@pytest.mark.parametrize("given", [["--subject", "Louvre"], ["--target", "Oslo"]], ids=str)
 def test_a_file_and_an_edit_of_its_own_do_not_go_together(cli, facts, given):
     shown = cli("propose", "--file", facts(CSV), *given)
 
     assert shown.code == 2
     assert "--file" in shown.err
+
+
+def test_a_dry_run_of_a_file_is_refused_for_what_it_is(cli, facts):
+    shown = cli.json("propose", "--file", facts(CSV), "--dry-run")
+
+    assert shown.code == 2
+    assert "--dry-run is for a single edit" in shown.document["error"]["message"]
+    assert cli.json("list").document == {"edits": []}
+
+
+def test_a_batch_of_more_records_than_the_help_says_is_refused(cli, facts):
+    row = "Louvre,{} is in the city of,Oslo\n"
+    shown = cli.json("propose", "--file", facts("subject,prompt,target\n" + row * 2001))
+
+    assert f"{MAX_ITEMS:,} records" in cli("propose", "--help", env={"COLUMNS": "200"}).out
+    assert shown.code == 1
+    assert "1 to 2000 edits, not 2001" in shown.document["error"]["message"]
 
 
 def test_neither_an_edit_nor_a_file_is_wrong_usage(cli):

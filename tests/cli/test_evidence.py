@@ -119,6 +119,28 @@ def test_what_cannot_be_compared_is_no_success(signing, option, value):
     assert cli("audit", "--against", folder / "kept").code == 1
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("audit", "--against", "nowhere"), "cannot read nowhere: No such file or directory"),
+        (("prove", "0", "--against", "nowhere"), "cannot read nowhere: No such file or directory"),
+        (("checkpoint", "--save", "folder"), "cannot read folder: Is a directory"),
+        (("audit", "--against", "latin"), "latin is no file of UTF-8 text"),
+    ],
+)
+def test_a_checkpoint_that_cannot_be_read_is_named_once_and_in_words(
+    signing, monkeypatch, arguments, said
+):
+    cli, folder = signing
+    monkeypatch.chdir(folder)
+    (folder / "folder").mkdir()
+    (folder / "latin").write_bytes(b"\xff")
+
+    shown = cli(*arguments)
+
+    assert (shown.code, shown.err) == (1, f"error: {said}\n")
+
+
 def test_an_edit_and_a_revision_are_proven(signing):
     cli, folder = signing
     edit = cli.proposed()

@@ -105,6 +105,23 @@ def test_a_finding_of_the_audit_fails_with_1(server, cli):
 
 
 @pytest.mark.parametrize(
+    ("arguments", "form"),
+    [
+        (("--paraphrase", ""), "PROMPT[=EXPECTED]"),
+        (("--paraphrase", "=Paris"), "PROMPT[=EXPECTED]"),
+        (("--paraphrase", "", "--prompt", "{} stands in", "--target", "Rome"), "PROMPT=EXPECTED"),
+        (("--neighbour", ""), "PROMPT=EXPECTED"),
+    ],
+    ids=range(4),
+)
+def test_a_prompt_is_asked_for_in_the_form_it_may_have(nobody, arguments, form):
+    refused = nobody.json(*PROPOSE, *arguments)
+
+    assert refused.code == 2
+    assert refused.document["error"]["message"].endswith(f" must be written as {form}")
+
+
+@pytest.mark.parametrize(
     "arguments",
     [
         ("apply",),

@@ -142,7 +142,7 @@ def test_known_facts_are_averaged(cli, tmp_path):
     assert (tmp_path / "a.csv").read_text().startswith("kind,role,sites,layer")
 
 
-FACT = {"prompt": PROMPT, "subject": SUBJECT, "answer": "Seattle", "relation": "P131"}
+FACT = {"prompt": PROMPT, "subject": SUBJECT, "answer": "Seattle"}
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ FACT = {"prompt": PROMPT, "subject": SUBJECT, "answer": "Seattle", "relation": "
     [
         ("f.json", json.dumps([FACT])),
         ("f.jsonl", f"{json.dumps(FACT)}\n\n"),
-        ("f.jsonl", json.dumps(FACT | {"note": "a\u2028b"}, ensure_ascii=False) + "\r\n"),
+        ("f.jsonl", json.dumps(FACT | {"answer": "Seattle\u2028"}, ensure_ascii=False) + "\r\n"),
         ("f.csv", f"subject,prompt,answer\n{SUBJECT},{PROMPT},Seattle\n"),
         ("f.CSV", f"\ufeffsubject,prompt\n{SUBJECT},{PROMPT}\n"),
     ],
@@ -173,8 +173,8 @@ def test_facts_may_come_from_a_file(cli, tmp_path, name, content):
         ("f.json", "[1]", "record 1 must be an object"),
         ("f.json", '[{"prompt": "a"}]', "record 1 has no text under 'subject'"),
         ("f.json", '[{"prompt": "a", "subject": " "}]', "no text under 'subject'"),
-        ("f.jsonl", '{"prompt": "a", "subject": "b"}\n{"prompt": 1}', "record 2 has no text"),
-        ("f.csv", "prompt,subject\n,b\n", "record 1 has no text under 'prompt'"),
+        ("f.jsonl", '{"prompt": "a", "subject": "b"}\n{"prompt": 1}', "line 2 has no text"),
+        ("f.csv", "prompt,subject\n,b\n", "line 2 has no text under 'prompt'"),
         ("f.json", b"\xff\xfe", "is not UTF-8"),
         ("f.json", None, "cannot read"),
     ],
@@ -267,6 +267,17 @@ def test_a_subject_that_is_not_there_fails_with_1(cli):
 
     assert ran.code == 1
     assert ran.document["error"]["reason"] == "SUBJECT_NOT_FOUND"
+
+
+def test_a_file_without_texts_is_not_taken_for_none(nobody, tmp_path):
+    (tmp_path / "my.txt").write_text("\n \n")
+
+    shown = nobody.json(
+        "locate", "tuned_lens", PROMPT, "--subject", SUBJECT, "--texts", tmp_path / "my.txt"
+    )
+
+    assert shown.code == 2
+    assert "must have a text, at least one" in shown.document["error"]["message"]
 
 
 def test_locators_are_listed_with_what_they_cannot_show(cli):

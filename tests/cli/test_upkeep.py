@@ -51,6 +51,14 @@ def test_suites_are_listed_and_shown(cli, suite_file):
     assert "Louvre stands in" in cli("suite", "show", "capitals@1").out
 
 
+def test_versions_of_a_suite_there_is_not_are_an_error(cli):
+    listed, shown = cli.json("suites", "nope"), cli.json("suite", "show", "nope")
+
+    assert listed.code == shown.code == 1
+    assert listed.document == shown.document
+    assert listed.document["error"]["reason"] == "SUITE_NOT_FOUND"
+
+
 @pytest.mark.parametrize("suffix", ["json", "jsonl", "csv"])
 def test_a_file_of_prompts_judges_one_proposal(cli, tmp_path, suffix):
     path = tmp_path / f"capitals.{suffix}"

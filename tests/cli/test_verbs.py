@@ -175,6 +175,17 @@ def test_list_can_be_narrowed_by_state(cli):
     assert [edit["id"] for edit in found] == [applied]
 
 
+def test_a_list_of_a_state_there_is_not_is_wrong_usage(nobody):
+    offered = nobody("list", "--help", env={"COLUMNS": "200"})
+
+    for state in ("unspecified", "nonsense"):
+        refused = nobody.json("list", "--state", state)
+        assert refused.code == 2
+        assert "is none of verified, rejected" in refused.document["error"]["message"]
+    assert "verified|rejected|approved|applied|superseded|reverted" in offered.out
+    assert "unspecified" not in offered.out
+
+
 def test_show_knows_edits_revisions_and_reports(cli):
     edit = cli.proposed()
     revision = cli.json("apply", edit).document["revision"]
@@ -211,6 +222,12 @@ def test_watch_prints_a_revision_a_line(cli):
     assert len(shown.out.splitlines()) == len(lines) == 2
     assert edit in shown.out.splitlines()[1]
     assert all(line.startswith('{"revision": {') for line in lines)
+
+
+def test_the_time_of_a_call_is_not_that_of_a_watch(nobody):
+    shown = nobody("watch", "--help", env={"COLUMNS": "200"})
+
+    assert "operations and watches go on" in shown.out
 
 
 def test_generate_writes_the_continuation_alone(cli):
@@ -261,6 +278,16 @@ def test_moments_reads_texts_a_line_each(cli, tmp_path):
 
     assert "3 tokens" in cli("moments", "--texts", texts).out
     assert cli.json("moments", "--texts", texts).document["tokens"] == 3
+
+
+@pytest.mark.parametrize("content", [b"", b" \n\n", b"\xff\n"], ids=repr)
+def test_moments_of_a_file_without_texts_are_refused(nobody, tmp_path, content):
+    (tmp_path / "my_texts.txt").write_bytes(content)
+
+    shown = nobody("moments", "--texts", tmp_path / "my_texts.txt")
+
+    assert shown.code == 2
+    assert "my_texts.txt" in shown.err
 
 
 @pytest.mark.parametrize(

@@ -79,8 +79,9 @@ def compared(session: Session, path: Path, keys: list[errata.PublicKey] | None) 
     Raises:
         InvalidInputError: the file cannot be read, or holds no ledger checkpoint.
     """
+    note = read_text(path)
     try:
-        kept = errata.LedgerCheckpoint.parse(read_text(path))
+        kept = errata.LedgerCheckpoint.parse(note)
     except errata.InvalidInputError as error:
         raise errata.InvalidInputError(f"{path}: {error}", {"file": str(path)}) from None
     try:

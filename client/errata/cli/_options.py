@@ -50,7 +50,10 @@ class Connection(Display):
     ] = None
     timeout: Annotated[
         float | None,
-        typer.Option(help="Seconds one call may take, 60 if not given.", metavar="SECONDS"),
+        typer.Option(
+            help="Seconds one call may take, 60 if not given; operations and watches go on.",
+            metavar="SECONDS",
+        ),
     ] = None
     model: Annotated[
         str | None, typer.Option(help="The model, where the server has several.", metavar="MODEL")
@@ -134,8 +137,8 @@ class Batched(Group):
     file: Annotated[
         Path | None,
         typer.Option(
-            help="Many edits: .json, .jsonl or .csv with subject, prompt and target; those of "
-            "one subject become one edit.",
+            help="Many edits: .json, .jsonl or .csv with subject, prompt and target, 2,000 records "
+            "at most; those of one subject become one edit.",
             metavar="FACTS",
         ),
     ] = None

@@ -3,6 +3,7 @@
 from rich.console import RenderableType
 
 import errata
+from errata.cli import _next_steps as next_steps
 from errata.cli._render import table
 
 
@@ -26,14 +27,12 @@ def batch(found: errata.ProposedBatch) -> list[RenderableType]:
         ]
         shown.append(table(("record", "reason", "message"), failures))
     shown += [_pair(pair) for pair in found.near]
-    passed = [one.edit.id for one in found.edits if one.passed]
+    passed = sum(one.passed for one in found.edits)
     shown.append(
-        f"{len(passed)} of {len(found.edits)} edits passed their checks; "
+        f"{passed} of {len(found.edits)} edits passed their checks; "
         f"{sum(len(one.places) for one in found.failures)} records came to nothing."
     )
-    if passed:
-        shown.append(f"Next: errata apply {' '.join(passed)}")
-    return shown
+    return shown + next_steps.after_batch(found.edits)
 
 
 def _pair(pair: errata.NearSubjects) -> str:

@@ -2,13 +2,14 @@
 
 from itertools import islice
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
 import errata
 from errata._options import BatchOptions, ProposeOptions
 from errata.cli import _inputs as inputs
+from errata.cli import _next_steps as next_steps
 from errata.cli import _render as render
 from errata.cli import _render_batches as render_batches
 from errata.cli import _render_upkeep as render_upkeep
@@ -17,6 +18,8 @@ from errata.cli._screen import REJECTED
 from errata.cli._session import Session
 
 app = typer.Typer()
+
+_STATES: Final = tuple(s for s in errata.EditState if s is not errata.EditState.UNSPECIFIED)
 
 SuiteFile = Annotated[
     Path | None,
@@ -65,13 +68,22 @@ def propose(
     ] = None,
     suite: SuiteFile = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check the request, compute and store no edit.")
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Check the request, compute and store no edit. Of a single edit, not of --file.",
+        ),
     ] = False,
 ) -> None:
     """Compute a patch and check it, or with --file many. Nothing goes live."""
     if batched.file is not None:
-        if any([subject, prompt, target, paraphrase, neighbour, alias, suite, dry_run]):
+        if any([subject, prompt, target, paraphrase, neighbour, alias, suite]):
             raise typer.BadParameter("--file takes all of an edit from the file")
+        if dry_run:
+            raise typer.BadParameter(
+                "--dry-run is for a single edit, and a batch has none; leave it out: nothing of a "
+                "batch goes live either"
+            )
         _propose_file(session, inputs.proposals(batched.file), batched, why)
         return
     if not (subject and prompt and target):
@@ -139,23 +151,23 @@ def approve(
 ) -> None:
     """Record that an edit may be applied."""
     approved = session.client.approve(edit, comment, **author.signed())
-    session.screen.result(
-        {"edit": approved},
-        f"{approved.id} is approved; `errata apply {approved.id}` makes it live.",
-    )
+    session.screen.result({"edit": approved}, next_steps.after_approval(approved))
 
 
 @command(app, "list")
 def list_edits(
     session: Session,
     state: Annotated[
-        errata.EditState | None, typer.Option(help="Only edits in this state.")
-    ] = None,
+        str, typer.Option(help="Only edits in this state.", metavar="|".join(_STATES))
+    ] = "",
     branch: Annotated[str, typer.Option(help="The branch whose states are shown.")] = "main",
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many.")] = 50,
 ) -> None:
     """List edits, newest first."""
-    pages = session.client.edits(state=state, branch=branch, page_size=min(limit, 1000))
+    if state and state not in _STATES:
+        raise typer.BadParameter(f"{state!r} is none of {', '.join(_STATES)}", param_hint="--state")
+    wanted = errata.EditState(state) if state else None
+    pages = session.client.edits(state=wanted, branch=branch, page_size=min(limit, 1000))
     found = list(islice(pages, limit))
     session.screen.result({"edits": found}, render.edits(found))
 
@@ -217,7 +229,8 @@ def _check_prompt(text: str, subject: str, default: str) -> errata.CheckPrompt:
     if not separator:
         prompt, expected = text, default
     if not prompt.strip() or not expected.strip():
-        raise typer.BadParameter(f"{text!r} must be written as PROMPT=EXPECTED")
+        form = "PROMPT[=EXPECTED]" if default else "PROMPT=EXPECTED"
+        raise typer.BadParameter(f"{text!r} must be written as {form}")
     return errata.CheckPrompt(
         prompt=prompt.strip().replace("{}", subject), expected=expected.strip()
     )
@@ -233,7 +246,7 @@ def _conclude(session: Session, operation: errata.Operation[errata.Proposal]) ->
         f"Edit {edit.id} of {edit.subject}: {facts}",
         render.checks(report),
         render.tally(report),
-        _next_step(proposal),
+        next_steps.after_report(proposal),
     )
     if not report.passed:
         raise typer.Exit(REJECTED)
@@ -248,15 +261,3 @@ def _conclude_live(session: Session, operation: errata.Operation[errata.LiveVeri
     session.warn(found.health.warnings)
     if not found.passed:
         raise typer.Exit(REJECTED)
-
-
-def _next_step(proposal: errata.Proposal) -> str:
-    edit = proposal.edit.id
-    if proposal.report.passed:
-        return f"Next: errata apply {edit}"
-    failed = ", ".join(check.kind for check in proposal.report.failures)
-    return (
-        f"It cannot be applied as it is ({failed}). `errata show {edit}` has every answer; "
-        f"propose it in other words, or say why it must go live all the same: "
-        f'errata apply {edit} --override "REASON"'
-    )

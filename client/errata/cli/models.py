@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 import errata
+from errata.cli import _inputs as inputs
 from errata.cli import _render as render
 from errata.cli import _render_branches as render_branches
 from errata.cli import _render_upkeep as render_upkeep
@@ -72,8 +73,7 @@ def moments(
     ] = None,
 ) -> None:
     """Accumulate the second moment of keys over ordinary text."""
-    lines = texts.read_text(encoding="utf-8").splitlines() if texts else []
-    given = [line for line in lines if line.strip()]
+    given = inputs.lines(texts) if texts else ()
     operation = session.client.collect_moments(given, **author.signed())
     tokens = session.finish(operation)
     session.screen.result(

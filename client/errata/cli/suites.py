@@ -67,4 +67,6 @@ def suites(
 ) -> None:
     """List the latest version of every suite, or all versions of one."""
     found = list(session.client.suites(name))
+    if name and not found:
+        found = [session.client.suite(name)]  # a suite has a version, or this says there is none
     session.screen.result({"suites": found}, render.suites(found))

@@ -107,8 +107,8 @@ class Report:
         )
         raise VerificationFailedError(
             f"edit {self.edit} failed {len(self.failures)} of {len(self.checks)} checks: "
-            f"{details}. Propose it again in other words, or apply it with an override "
-            "and a reason",
+            f"{details}. Propose it again in other words, or apply it to a branch that is not "
+            "protected, with an override and a reason",
             edit=self.edit,
             report=self.id,
             failed=",".join(check.kind for check in self.failures),
