@@ -25,7 +25,7 @@ from errata import _types as types
 from errata._acknowledged import Acknowledged
 from errata._averages import AverageTrace, TracedFact
 from errata._batches import EditProposal, ProposedBatch
-from errata._calls import Call, EditReference, Scope
+from errata._call_types import Call, EditReference, Pages, Scope, serialize
 from errata._config import CHANNEL_OPTIONS, Config
 from errata._crawls import Crawl
 from errata._evidence import AsyncEvidenceMethods
@@ -351,7 +351,7 @@ class AsyncClient(AsyncEvidenceMethods):
         request = call.request(await self._scope(call))
         method = self._channel.unary_unary(
             call.method,
-            request_serializer=_calls.serialize,
+            request_serializer=serialize,
             response_deserializer=call.reply.FromString,
         )
         try:
@@ -366,7 +366,7 @@ class AsyncClient(AsyncEvidenceMethods):
         request = call.request(await self._scope(call))
         method = self._channel.unary_stream(
             call.method,
-            request_serializer=_calls.serialize,
+            request_serializer=serialize,
             response_deserializer=call.reply.FromString,
         )
         replies = method(request, timeout=timeout)
@@ -378,7 +378,7 @@ class AsyncClient(AsyncEvidenceMethods):
         finally:
             replies.cancel()
 
-    async def _pages(self, pages: _calls.Pages[T]) -> AsyncIterator[T]:
+    async def _pages(self, pages: Pages[T]) -> AsyncIterator[T]:
         token = ""
         while True:
             page = await self._run(pages(token))

@@ -25,7 +25,7 @@ from errata import _types as types
 from errata._acknowledged import Acknowledged
 from errata._averages import AverageTrace, TracedFact
 from errata._batches import EditProposal, ProposedBatch
-from errata._calls import Call, EditReference, Scope
+from errata._call_types import Call, EditReference, Pages, Scope, serialize
 from errata._config import CHANNEL_OPTIONS, Config
 from errata._crawls import Crawl
 from errata._evidence import EvidenceMethods
@@ -463,7 +463,7 @@ class Client(EvidenceMethods):
         request = call.request(self._scope(call))
         method = self._channel.unary_unary(
             call.method,
-            request_serializer=_calls.serialize,
+            request_serializer=serialize,
             response_deserializer=call.reply.FromString,
         )
         try:
@@ -478,7 +478,7 @@ class Client(EvidenceMethods):
         request = call.request(self._scope(call))
         method = self._channel.unary_stream(
             call.method,
-            request_serializer=_calls.serialize,
+            request_serializer=serialize,
             response_deserializer=call.reply.FromString,
         )
         replies = method(request, timeout=timeout)
@@ -490,7 +490,7 @@ class Client(EvidenceMethods):
         finally:
             replies.cancel()
 
-    def _pages(self, pages: _calls.Pages[T]) -> Iterator[T]:
+    def _pages(self, pages: Pages[T]) -> Iterator[T]:
         token = ""
         while True:
             page = self._run(pages(token))
