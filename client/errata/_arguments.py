@@ -45,13 +45,18 @@ def checked(call: Callable[P, T]) -> Callable[P, T]:
             )
         given = dict(zip(positional, args, strict=False)) | options
         for name, value in given.items():
-            _require_kind(name, value, known.get(name, hints.get(name)))
+            require_kind(name, value, known.get(name, hints.get(name)))
         return call(*args, **options)
 
     return careful
 
 
-def _require_kind(name: str, value: object, kind: Any) -> None:  # noqa: ANN401 - any annotation
+def require_kind(name: str, value: object, kind: Any) -> None:  # noqa: ANN401 - any annotation
+    """Do nothing if a parameter of the type ``kind`` may be given ``value``.
+
+    Raises:
+        InvalidInputError: it is of another type.
+    """
     accepted, words = _KINDS.get(kind, (object, ""))
     if value is None or isinstance(value, accepted):  # a request takes None for what is not given
         return

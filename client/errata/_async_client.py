@@ -95,7 +95,7 @@ class AsyncClient(AsyncEvidenceMethods):
         return self._config.address
 
     async def close(self) -> None:
-        """Give the connection up."""
+        """As `Client.close`."""
         await self._channel.close()
 
     async def __aenter__(self) -> Self:
@@ -354,10 +354,8 @@ class AsyncClient(AsyncEvidenceMethods):
             request_serializer=serialize,
             response_deserializer=call.reply.FromString,
         )
-        try:
+        with _errors.translated(self.address):
             reply = await method(request, timeout=self._config.timeout)
-        except grpc.RpcError as error:
-            raise _errors.from_rpc_error(error, self.address) from None
         result = call.parse(reply)
         self._acknowledged.note(call, result)
         return result
@@ -369,12 +367,16 @@ class AsyncClient(AsyncEvidenceMethods):
             request_serializer=serialize,
             response_deserializer=call.reply.FromString,
         )
-        replies = method(request, timeout=timeout)
+        with _errors.translated(self.address):
+            replies = method(request, timeout=timeout)
         try:
             async for reply in replies:
                 yield call.parse(reply)
         except grpc.RpcError as error:
             raise _errors.from_rpc_error(error, self.address) from None
+        except asyncio.CancelledError:
+            _errors.require_cancelled()
+            raise
         finally:
             replies.cancel()
 

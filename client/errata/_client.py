@@ -98,7 +98,7 @@ class Client(EvidenceMethods):
         return self._config.address
 
     def close(self) -> None:
-        """Give the connection up."""
+        """Give the connection up; every later call is a `PreconditionError`."""
         self._channel.close()
 
     def __enter__(self) -> Self:
@@ -466,10 +466,8 @@ class Client(EvidenceMethods):
             request_serializer=serialize,
             response_deserializer=call.reply.FromString,
         )
-        try:
+        with _errors.translated(self.address):
             reply = method(request, timeout=self._config.timeout)
-        except grpc.RpcError as error:
-            raise _errors.from_rpc_error(error, self.address) from None
         result = call.parse(reply)
         self._acknowledged.note(call, result)
         return result
@@ -481,7 +479,8 @@ class Client(EvidenceMethods):
             request_serializer=serialize,
             response_deserializer=call.reply.FromString,
         )
-        replies = method(request, timeout=timeout)
+        with _errors.translated(self.address):
+            replies = method(request, timeout=timeout)
         try:
             for reply in replies:
                 yield call.parse(reply)
