@@ -121,6 +121,14 @@ def test_a_ready_file_that_cannot_be_written_is_named(tmp_path):
         pass
 
 
+def test_a_ready_file_without_a_folder_is_refused_before_the_model_is_loaded(tmp_path, monkeypatch):
+    monkeypatch.setattr(app, "load_engine", lambda _: pytest.fail("the model was loaded"))
+    settings = settings_for(tmp_path, ready_file=tmp_path / "missing" / "ready.json")
+
+    with pytest.raises(InvalidInputError, match="there is no folder .*missing; make it"):
+        app.build(settings)
+
+
 def test_a_ledger_whose_head_vouches_for_other_weights_is_not_served(tmp_path):
     with serving(tmp_path):
         pass

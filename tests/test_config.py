@@ -73,6 +73,8 @@ def test_a_refused_setting_does_not_show_a_password():
         ({"listen": "50051"}, "listen: must be HOST:PORT"),
         ({"listen": "127.0.0.1:99999"}, "listen: must be HOST:PORT"),
         ({"listen": "::1:50051"}, "listen: must be HOST:PORT"),
+        ({"advertise": "x"}, "advertise: must be HOST:PORT"),
+        ({"advertise": "http://a:1"}, "advertise: must be HOST:PORT"),
         ({"metrics_port": -1}, "metrics_port: "),
         ({"metrics_port": 70_000}, "metrics_port: "),
         ({"drain_seconds": float("nan")}, "drain_seconds: "),

@@ -41,8 +41,11 @@ def test_texts_may_be_lines(tmp_path):
 @pytest.mark.parametrize(
     ("read", "content", "complaint"),
     [
-        (files.read_policy, "{", "is malformed"),
-        (files.read_policy, [1], "is malformed"),
+        (files.read_policy, "{", r"is malformed: it is not JSON \(Expecting property name"),
+        (files.read_policy, [], "is malformed: it must hold a JSON object"),
+        (files.read_policy, [1], "is malformed: it must hold a JSON object"),
+        (files.read_known_facts, "a line", r"is malformed: it is not JSON \(Expecting value"),
+        (files.read_texts, {"corpus": ["a"]}, "is malformed: 'perplexity' is missing"),
         (files.read_policy, {"minimum_eficacy": 1}, "unknown policy values minimum_eficacy"),
         (files.read_policy, {"minimum_efficacy": "high"}, "must be a number"),
         (files.read_policy, {"minimum_efficacy": 10**400}, "is malformed"),

@@ -80,7 +80,7 @@ def test_moments_says_how_many_tokens_it_saw(tmp_path, scripted):
         (["serve", "--dtype", "int8"], 2, "dtype: input should be"),
         (["serve", "--no-such-option"], 2, "No such option"),
         (["migrate", "--ledger", "mysql://a:hunter2@b/c"], 1, "errata-server: "),
-        (["migrate", "--ledger", "sqlite:////nowhere/at/all.db"], 1, "errata-server: "),
+        (["migrate", "--ledger", "sqlite:////nowhere/at/all.db"], 1, "no folder /nowhere/at for"),
         (["moments", "--texts", "missing.txt", "--model", "x"], 1, "cannot read missing.txt"),
     ],
 )

@@ -7,7 +7,7 @@ answer was lost.
 from typing import Any
 
 from errata import _types as types
-from errata._calls import Call
+from errata._call_types import Call
 
 
 class Acknowledged:

@@ -25,7 +25,7 @@ from errata import _types as types
 from errata._acknowledged import Acknowledged
 from errata._averages import AverageTrace, TracedFact
 from errata._batches import EditProposal, ProposedBatch
-from errata._calls import Call, EditReference, Scope
+from errata._call_types import Call, EditReference, Pages, Scope, serialize
 from errata._config import CHANNEL_OPTIONS, Config
 from errata._crawls import Crawl
 from errata._evidence import AsyncEvidenceMethods
@@ -95,7 +95,7 @@ class AsyncClient(AsyncEvidenceMethods):
         return self._config.address
 
     async def close(self) -> None:
-        """Give the connection up."""
+        """As `Client.close`."""
         await self._channel.close()
 
     async def __aenter__(self) -> Self:
@@ -351,13 +351,11 @@ class AsyncClient(AsyncEvidenceMethods):
         request = call.request(await self._scope(call))
         method = self._channel.unary_unary(
             call.method,
-            request_serializer=_calls.serialize,
+            request_serializer=serialize,
             response_deserializer=call.reply.FromString,
         )
-        try:
+        with _errors.translated(self.address):
             reply = await method(request, timeout=self._config.timeout)
-        except grpc.RpcError as error:
-            raise _errors.from_rpc_error(error, self.address) from None
         result = call.parse(reply)
         self._acknowledged.note(call, result)
         return result
@@ -366,19 +364,23 @@ class AsyncClient(AsyncEvidenceMethods):
         request = call.request(await self._scope(call))
         method = self._channel.unary_stream(
             call.method,
-            request_serializer=_calls.serialize,
+            request_serializer=serialize,
             response_deserializer=call.reply.FromString,
         )
-        replies = method(request, timeout=timeout)
+        with _errors.translated(self.address):
+            replies = method(request, timeout=timeout)
         try:
             async for reply in replies:
                 yield call.parse(reply)
         except grpc.RpcError as error:
             raise _errors.from_rpc_error(error, self.address) from None
+        except asyncio.CancelledError:
+            _errors.require_cancelled()
+            raise
         finally:
             replies.cancel()
 
-    async def _pages(self, pages: _calls.Pages[T]) -> AsyncIterator[T]:
+    async def _pages(self, pages: Pages[T]) -> AsyncIterator[T]:
         token = ""
         while True:
             page = await self._run(pages(token))

@@ -8,24 +8,25 @@ from google.longrunning import operations_pb2
 from errata import _batch_messages as batch_messages
 from errata import _operation_status as operation_status
 from errata import _signing
+from errata._arguments import checked, members
 from errata._batches import EditProposal, ProposedBatch
-from errata._calls import Call, Scope
+from errata._call_types import Call, Scope
 from errata._operation_status import OperationStatus
-from errata._options import BatchOptions, named
+from errata._options import BatchOptions
 from errata.v1 import edits_pb2
 
 
-@named
+@checked
 def propose_edits(
     proposals: Iterable[EditProposal], **options: Unpack[BatchOptions]
 ) -> Call[operations_pb2.Operation, OperationStatus[ProposedBatch]]:
     """Start to compute many patches and to check them."""
-    listed = [batch_messages.proposal_message(proposal) for proposal in proposals]
+    listed = members(proposals, EditProposal, "proposals")
 
     def build(scope: Scope) -> edits_pb2.ProposeEditsRequest:
         request = edits_pb2.ProposeEditsRequest(
             parent=scope.model,
-            proposals=listed,
+            proposals=[batch_messages.proposal_message(proposal) for proposal in listed],
             reason=options.get("reason", ""),
             ticket=options.get("ticket", ""),
             batch=options.get("batch", ""),

@@ -1,6 +1,9 @@
 """Messages of batches as the client's own types, and back; pure."""
 
+from collections.abc import Iterable
+
 from errata import _messages as messages
+from errata._arguments import members, text_list
 from errata._batches import (
     EditProposal,
     FailedProposal,
@@ -8,19 +11,28 @@ from errata._batches import (
     ProposedBatch,
     ProposedEdit,
 )
-from errata.v1 import edits_pb2
+from errata._types import CheckPrompt, Fact
+from errata.v1 import edits_pb2, types_pb2
 
 
 def proposal_message(proposal: EditProposal) -> edits_pb2.EditProposal:
-    """A proposal for the wire."""
+    """A proposal for the wire.
+
+    Raises:
+        InvalidInputError: a part of it is of another kind than it must be.
+    """
     return edits_pb2.EditProposal(
         subject=proposal.subject,
-        facts=[messages.fact_message(fact) for fact in proposal.facts],
-        paraphrases=[messages.prompt_message(prompt) for prompt in proposal.paraphrases],
-        neighbours=[messages.prompt_message(prompt) for prompt in proposal.neighbours],
-        suite=[messages.prompt_message(prompt) for prompt in proposal.suite],
-        aliases=proposal.aliases,
+        facts=[messages.fact_message(fact) for fact in members(proposal.facts, Fact, "facts")],
+        paraphrases=_prompts(proposal.paraphrases, "paraphrases"),
+        neighbours=_prompts(proposal.neighbours, "neighbours"),
+        suite=_prompts(proposal.suite, "suite"),
+        aliases=text_list(proposal.aliases, "aliases"),
     )
+
+
+def _prompts(prompts: Iterable[CheckPrompt], name: str) -> list[types_pb2.CheckPrompt]:
+    return [messages.prompt_message(prompt) for prompt in members(prompts, CheckPrompt, name)]
 
 
 def batch(message: edits_pb2.ProposeEditsResponse) -> ProposedBatch:

@@ -4,14 +4,15 @@ from typing import Unpack
 
 from errata import _messages as messages
 from errata import _types as types
-from errata._calls import Call, Scope
-from errata._options import BranchOptions, PromoteOptions, ProtectOptions, named
+from errata._arguments import checked
+from errata._call_types import Call, Scope
+from errata._options import BranchOptions, PromoteOptions, ProtectOptions
 from errata.v1 import ledger_pb2
 
 _LEDGER = "errata.v1.LedgerService"
 
 
-@named
+@checked
 def create_branch(
     name: str, **options: Unpack[BranchOptions]
 ) -> Call[ledger_pb2.CreateBranchResponse, types.Branch]:
@@ -30,7 +31,7 @@ def create_branch(
     )
 
 
-@named
+@checked
 def promote(
     source: str, target: str, **options: Unpack[PromoteOptions]
 ) -> Call[ledger_pb2.PromoteBranchResponse, types.Change]:
@@ -51,7 +52,7 @@ def promote(
     )
 
 
-@named
+@checked
 def protect(
     branch: str, reason: str, **options: Unpack[ProtectOptions]
 ) -> Call[ledger_pb2.SetBranchProtectionResponse, types.Branch]:
@@ -59,7 +60,7 @@ def protect(
     return _protection(branch, reason, options, protected=True)
 
 
-@named
+@checked
 def unprotect(
     branch: str, reason: str, **options: Unpack[ProtectOptions]
 ) -> Call[ledger_pb2.SetBranchProtectionResponse, types.Branch]:

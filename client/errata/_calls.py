@@ -5,22 +5,18 @@ differ. A mutation's request id is fixed when its request is built, so that a re
 the id.
 """
 
-import uuid
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Generic, TypeVar, Unpack
+from typing import Any, Unpack
 
 from google.longrunning import operations_pb2
 from google.protobuf.empty_pb2 import Empty
-from google.protobuf.message import Message
 
 from errata import _messages as messages
 from errata import _operation_status as operation_status
 from errata import _signing
 from errata import _types as types
-from errata._errors import InvalidInputError
-from errata._keys import SigningKey
+from errata._arguments import checked, listed, members, text_list
+from errata._call_types import Call, EditReference, Pages, Scope
 from errata._operation_status import OperationStatus
 from errata._options import (
     ApplyOptions,
@@ -31,124 +27,16 @@ from errata._options import (
     ReadOptions,
     RevertOptions,
     VerifyOptions,
-    named,
-    text_list,
 )
 from errata.v1 import edits_pb2, inference_pb2, ledger_pb2
 
-Reply = TypeVar("Reply", bound=Message)
-Result = TypeVar("Result")
-
-EditReference = str | types.Edit
-"""An edit, or its name: ``e-12`` or ``models/m/edits/e-12``."""
-
-_SINGULAR = {"branches": "branch", "proxies": "proxy"}
 _EDITS = "errata.v1.EditService"
 _LEDGER = "errata.v1.LedgerService"
 _INFERENCE = "errata.v1.InferenceService"
 _OPERATIONS = "google.longrunning.Operations"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scope:
-    """What a client adds to the arguments of a call: its model and its actor."""
-
-    model: str
-    """``models/*``; empty for calls that need none."""
-
-    actor: str
-    base: str = ""
-    """The digest of the checkpoint the model was loaded from, where the call is signed."""
-
-    proposer_key: SigningKey | None = None
-    """What the call is signed with, if it is."""
-
-    def name(self, collection: str, reference: str) -> str:
-        """The full name of a resource given by its id or already by its full name.
-
-        Raises:
-            InvalidInputError: it is empty, or the full name of something else.
-        """
-        if f"/{collection}/" in reference and reference.startswith("models/"):
-            return reference
-        if not reference or "/" in reference:
-            raise InvalidInputError(
-                f"{reference!r} names no {_SINGULAR.get(collection, collection[:-1])}; give its "
-                f"id, or models/*/{collection}/*",
-                {"name": reference},
-            )
-        return f"{self.model}/{collection}/{reference}"
-
-    def edit(self, reference: EditReference) -> str:
-        """The full name of an edit."""
-        return self.name("edits", reference if isinstance(reference, str) else reference.name)
-
-    def revision(self, reference: str) -> str:
-        """The full name of a revision; empty stays empty, for the head."""
-        return self.name("revisions", reference) if reference else ""
-
-    def signature(self, options: MutationOptions) -> dict[str, str]:
-        """Who asks and under which id, as a mutation's request has it."""
-        return {
-            "actor": options.get("actor") or self.actor,
-            "request_id": options.get("request_id") or str(uuid.uuid4()),
-        }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Call(Generic[Reply, Result]):
-    """One call: its method, how its request is built, and how its reply is read."""
-
-    method: str
-    """``/package.Service/Method``."""
-
-    reply: type[Reply]
-    build: Callable[[Scope], Message]
-    parse: Callable[[Reply], Result]
-    needs_model: bool = True
-    acknowledges: bool = False
-    """Whether the revision in its result is committed."""
-
-    signs: bool = False
-    """Whether a proposer's key signs it, where there is one."""
-
-    proposer_key: str | Path = ""
-    """The key's file, where the call names one itself."""
-
-    def signing_key(self, default: Path | None) -> SigningKey | None:
-        """What this call is signed with.
-
-        Raises:
-            InvalidInputError: the file holds no private key.
-            MissingExtraError: ``cryptography`` is not installed.
-        """
-        path = (self.proposer_key or default) if self.signs else None
-        return SigningKey.read(path) if path else None
-
-    def request(self, scope: Scope) -> Message:
-        """What is sent.
-
-        Raises:
-            InvalidInputError: a value has no form on the wire, such as half a surrogate pair.
-        """
-        try:
-            return self.build(scope)
-        except (AttributeError, TypeError, ValueError) as error:
-            raise InvalidInputError(
-                f"a value of the request is not of a kind that can be sent: {error}; correct it"
-            ) from error
-
-
-Pages = Callable[[str], Call[Any, types.Page[Result]]]
-"""From a page token to the call that fetches that page."""
-
-
-def serialize(message: Message) -> bytes:
-    """The bytes of a request."""
-    return message.SerializeToString()
-
-
-@named
+@checked
 def propose(
     subject: str, facts: types.Fact | Iterable[types.Fact], **options: Unpack[ProposeOptions]
 ) -> Call[operations_pb2.Operation, OperationStatus[types.Proposal]]:
@@ -163,7 +51,7 @@ def propose(
     )
 
 
-@named
+@checked
 def validate(
     subject: str, facts: types.Fact | Iterable[types.Fact], **options: Unpack[ProposeOptions]
 ) -> Call[operations_pb2.Operation, OperationStatus[types.Proposal]]:
@@ -185,17 +73,17 @@ def _propose_request(
     *,
     validate_only: bool,
 ) -> Callable[[Scope], edits_pb2.ProposeEditRequest]:
-    listed = (facts,) if isinstance(facts, types.Fact) else tuple(facts)
-    paraphrases = tuple(options.get("paraphrases", ()))
-    neighbours = tuple(options.get("neighbours", ()))
-    suite = tuple(options.get("suite", ()))
-    aliases = tuple(options.get("aliases", ()))
+    stated = (facts,) if isinstance(facts, types.Fact) else members(facts, types.Fact, "facts")
+    paraphrases = members(options.get("paraphrases", ()), types.CheckPrompt, "paraphrases")
+    neighbours = members(options.get("neighbours", ()), types.CheckPrompt, "neighbours")
+    suite = members(options.get("suite", ()), types.CheckPrompt, "suite")
+    aliases = text_list(options.get("aliases", ()), "aliases")
 
     def build(scope: Scope) -> edits_pb2.ProposeEditRequest:
         request = edits_pb2.ProposeEditRequest(
             parent=scope.model,
             subject=subject,
-            facts=[messages.fact_message(fact) for fact in listed],
+            facts=[messages.fact_message(fact) for fact in stated],
             paraphrases=[messages.prompt_message(prompt) for prompt in paraphrases],
             neighbours=[messages.prompt_message(prompt) for prompt in neighbours],
             suite=[messages.prompt_message(prompt) for prompt in suite],
@@ -213,23 +101,25 @@ def _propose_request(
     return build
 
 
-@named
+@checked
 def verify(
     edit: EditReference, **options: Unpack[VerifyOptions]
 ) -> Call[operations_pb2.Operation, OperationStatus[types.Proposal]]:
     """Start to check an edit again."""
-    suite = [messages.prompt_message(prompt) for prompt in options.get("suite", ())]
+    suite = members(options.get("suite", ()), types.CheckPrompt, "suite")
     return Call(
         method=f"/{_EDITS}/VerifyEdit",
         reply=operations_pb2.Operation,
         build=lambda scope: edits_pb2.VerifyEditRequest(
-            name=scope.edit(edit), suite=suite, **scope.signature(options)
+            name=scope.edit(edit),
+            suite=[messages.prompt_message(prompt) for prompt in suite],
+            **scope.signature(options),
         ),
         parse=operation_status.parse,
     )
 
 
-@named
+@checked
 def approve(
     edit: EditReference, comment: str, **options: Unpack[MutationOptions]
 ) -> Call[edits_pb2.ApproveEditResponse, types.Edit]:
@@ -244,17 +134,17 @@ def approve(
     )
 
 
-@named
+@checked
 def apply(
     edits: EditReference | Iterable[EditReference], **options: Unpack[ApplyOptions]
 ) -> Call[edits_pb2.ApplyEditsResponse, types.Change]:
     """Make edits live on a branch."""
-    listed = _listed(edits)
+    named = _named(edits)
     return Call(
         method=f"/{_EDITS}/ApplyEdits",
         reply=edits_pb2.ApplyEditsResponse,
         build=lambda scope: edits_pb2.ApplyEditsRequest(
-            names=[scope.edit(edit) for edit in listed],
+            names=[scope.edit(edit) for edit in named],
             override_reason=options.get("override_reason", ""),
             expected_revision=scope.revision(options.get("expected_revision", "")),
             validate_only=options.get("validate_only", False),
@@ -265,17 +155,17 @@ def apply(
     )
 
 
-@named
+@checked
 def revert(
     edits: EditReference | Iterable[EditReference], **options: Unpack[RevertOptions]
 ) -> Call[edits_pb2.RevertEditsResponse, types.Change]:
     """Take edits back, or return to what was applied at a revision."""
-    listed = _listed(edits)
+    named = _named(edits)
     return Call(
         method=f"/{_EDITS}/RevertEdits",
         reply=edits_pb2.RevertEditsResponse,
         build=lambda scope: edits_pb2.RevertEditsRequest(
-            names=[scope.edit(edit) for edit in listed],
+            names=[scope.edit(edit) for edit in named],
             to_revision=scope.revision(options.get("to_revision", "")),
             expected_revision=scope.revision(options.get("expected_revision", "")),
             validate_only=options.get("validate_only", False),
@@ -296,10 +186,11 @@ def _change_fields(scope: Scope, options: ChangeOptions) -> dict[str, str]:
     }
 
 
-def _listed(edits: EditReference | Iterable[EditReference]) -> tuple[EditReference, ...]:
-    return (edits,) if isinstance(edits, str | types.Edit) else tuple(edits)
+def _named(edits: EditReference | Iterable[EditReference]) -> tuple[EditReference, ...]:
+    return (edits,) if isinstance(edits, str | types.Edit) else listed(edits, "edits")
 
 
+@checked
 def get_edit(edit: EditReference, branch: str = "") -> Call[edits_pb2.GetEditResponse, types.Edit]:
     """Read an edit."""
     return Call(
@@ -310,10 +201,12 @@ def get_edit(edit: EditReference, branch: str = "") -> Call[edits_pb2.GetEditRes
     )
 
 
+@checked
 def list_edits(
     state: types.EditState | None, page_size: int, branch: str = ""
 ) -> Pages[types.Edit]:
     """Read edits, newest first."""
+    wanted = messages.edit_state_message(state)
     return lambda token: Call(
         method=f"/{_EDITS}/ListEdits",
         reply=edits_pb2.ListEditsResponse,
@@ -321,7 +214,7 @@ def list_edits(
             parent=scope.model,
             page_size=page_size,
             page_token=token,
-            state=messages.edit_state_message(state),
+            state=wanted,
             branch=branch,
         ),
         parse=lambda message: types.Page(
@@ -331,6 +224,7 @@ def list_edits(
     )
 
 
+@checked
 def get_report(report: str) -> Call[edits_pb2.GetReportResponse, types.Report]:
     """Read a report."""
     return Call(
@@ -341,6 +235,7 @@ def get_report(report: str) -> Call[edits_pb2.GetReportResponse, types.Report]:
     )
 
 
+@checked
 def get_head(branch: str, min_sequence: int = 0) -> Call[ledger_pb2.GetHeadResponse, types.Change]:
     """Read the newest revision of a branch."""
     return Call(
@@ -354,6 +249,7 @@ def get_head(branch: str, min_sequence: int = 0) -> Call[ledger_pb2.GetHeadRespo
     )
 
 
+@checked
 def get_revision(reference: str) -> Call[ledger_pb2.GetRevisionResponse, types.Revision]:
     """Read a revision."""
     return Call(
@@ -364,6 +260,7 @@ def get_revision(reference: str) -> Call[ledger_pb2.GetRevisionResponse, types.R
     )
 
 
+@checked
 def list_revisions(branch: str, page_size: int) -> Pages[types.Revision]:
     """Read revisions, newest first."""
     return lambda token: Call(
@@ -379,6 +276,7 @@ def list_revisions(branch: str, page_size: int) -> Pages[types.Revision]:
     )
 
 
+@checked
 def diff(before: str, after: str) -> Call[ledger_pb2.DiffRevisionsResponse, types.Diff]:
     """Compare what is active at two revisions."""
     return Call(
@@ -393,6 +291,7 @@ def diff(before: str, after: str) -> Call[ledger_pb2.DiffRevisionsResponse, type
     )
 
 
+@checked
 def watch(branch: str, start: int) -> Call[ledger_pb2.WatchRevisionsResponse, types.Revision]:
     """Stream revisions from a sequence on, as they are committed."""
     return Call(
@@ -405,6 +304,7 @@ def watch(branch: str, start: int) -> Call[ledger_pb2.WatchRevisionsResponse, ty
     )
 
 
+@checked
 def list_branches(page_size: int) -> Pages[types.Branch]:
     """Read branches with their heads."""
     return lambda token: Call(
@@ -430,12 +330,12 @@ def audit() -> Call[ledger_pb2.AuditLedgerResponse, types.AuditResult]:
     )
 
 
-@named
+@checked
 def generate(
     prompt: str, **options: Unpack[GenerateOptions]
 ) -> Call[inference_pb2.GenerateResponse, types.Chunk]:
     """Stream a continuation."""
-    stop = text_list(options.get("stop", ()))
+    stop = text_list(options.get("stop", ()), "stop")
     return Call(
         method=f"/{_INFERENCE}/Generate",
         reply=inference_pb2.GenerateResponse,
@@ -454,19 +354,19 @@ def generate(
     )
 
 
-@named
+@checked
 def score(
     prompt: str, continuations: Iterable[str], **options: Unpack[ReadOptions]
 ) -> Call[inference_pb2.ScoreResponse, types.PromptScore]:
     """Read the log-probabilities of continuations."""
-    listed = text_list(continuations)
+    scored = text_list(continuations, "continuations")
     return Call(
         method=f"/{_INFERENCE}/Score",
         reply=inference_pb2.ScoreResponse,
         build=lambda scope: inference_pb2.ScoreRequest(
             model=scope.model,
             prompt=prompt,
-            continuations=listed,
+            continuations=scored,
             revision=scope.revision(options.get("revision", "")),
             min_sequence=options.get("min_sequence", 0),
         ),
@@ -474,6 +374,7 @@ def score(
     )
 
 
+@checked
 def get_operation(name: str) -> Call[operations_pb2.Operation, OperationStatus[Any]]:
     """Read how an operation stands."""
     full = name if name.startswith("operations/") else f"operations/{name}"
@@ -486,6 +387,7 @@ def get_operation(name: str) -> Call[operations_pb2.Operation, OperationStatus[A
     )
 
 
+@checked
 def cancel_operation(name: str) -> Call[Empty, None]:
     """Ask an operation to stop."""
     return Call(

@@ -25,7 +25,7 @@ from errata import _types as types
 from errata._acknowledged import Acknowledged
 from errata._averages import AverageTrace, TracedFact
 from errata._batches import EditProposal, ProposedBatch
-from errata._calls import Call, EditReference, Scope
+from errata._call_types import Call, EditReference, Pages, Scope, serialize
 from errata._config import CHANNEL_OPTIONS, Config
 from errata._crawls import Crawl
 from errata._evidence import EvidenceMethods
@@ -98,7 +98,7 @@ class Client(EvidenceMethods):
         return self._config.address
 
     def close(self) -> None:
-        """Give the connection up."""
+        """Give the connection up; every later call is a `PreconditionError`."""
         self._channel.close()
 
     def __enter__(self) -> Self:
@@ -463,13 +463,11 @@ class Client(EvidenceMethods):
         request = call.request(self._scope(call))
         method = self._channel.unary_unary(
             call.method,
-            request_serializer=_calls.serialize,
+            request_serializer=serialize,
             response_deserializer=call.reply.FromString,
         )
-        try:
+        with _errors.translated(self.address):
             reply = method(request, timeout=self._config.timeout)
-        except grpc.RpcError as error:
-            raise _errors.from_rpc_error(error, self.address) from None
         result = call.parse(reply)
         self._acknowledged.note(call, result)
         return result
@@ -478,10 +476,11 @@ class Client(EvidenceMethods):
         request = call.request(self._scope(call))
         method = self._channel.unary_stream(
             call.method,
-            request_serializer=_calls.serialize,
+            request_serializer=serialize,
             response_deserializer=call.reply.FromString,
         )
-        replies = method(request, timeout=timeout)
+        with _errors.translated(self.address):
+            replies = method(request, timeout=timeout)
         try:
             for reply in replies:
                 yield call.parse(reply)
@@ -490,7 +489,7 @@ class Client(EvidenceMethods):
         finally:
             replies.cancel()
 
-    def _pages(self, pages: _calls.Pages[T]) -> Iterator[T]:
+    def _pages(self, pages: Pages[T]) -> Iterator[T]:
         token = ""
         while True:
             page = self._run(pages(token))

@@ -11,13 +11,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Self
 
+from errata._arguments import require_kind
 from errata._errors import InvalidInputError
 
 DEFAULT_ADDRESS: Final = "127.0.0.1:50051"
 DEFAULT_TIMEOUT: Final = 60.0
 """Seconds one call may take; operations and watches go on for longer."""
 
-_HOST_AND_PORT: Final = re.compile(r"[^\s/]+:\d{1,5}")
+LONGEST_TIMEOUT: Final = 7 * 24 * 3600.0
+"""A week. gRPC takes far more for a time that is over, so that calls would fail at once."""
+
+_HOST_AND_PORT: Final = re.compile(r"[^\s/\ud800-\udfff]+:\d{1,5}")
 
 _MAX_MESSAGE: Final = 64 * 1024 * 1024
 """A report keeps every prompt with its answers, so it outgrows gRPC's 4 MiB."""
@@ -84,17 +88,25 @@ class Config:
         """What is given, else ``ERRATA_ADDRESS`` and ``ERRATA_ACTOR``, else the defaults.
 
         Raises:
-            InvalidInputError: the timeout is not above 0, or the address is no ``host:port``.
+            InvalidInputError: the timeout is not above 0 and up to a week, or the address is no
+                ``host:port``.
         """
+        require_kind("address", address, str)
+        require_kind("timeout", timeout, float)
+        require_kind("actor", actor, str)
         chosen = address or os.environ.get("ERRATA_ADDRESS") or DEFAULT_ADDRESS
         if not chosen.startswith("unix:") and not _HOST_AND_PORT.fullmatch(chosen):
             raise InvalidInputError(
                 f"the address {chosen!r} must look like host:port", {"field": "address"}
             )
         seconds = DEFAULT_TIMEOUT if timeout is None else timeout
-        if not seconds > 0:
-            raise InvalidInputError("the timeout must be above 0 seconds", {"field": "timeout"})
-        return cls(address=chosen, timeout=seconds, actor=actor or default_actor())
+        if not 0 < seconds <= LONGEST_TIMEOUT:
+            raise InvalidInputError(
+                f"the timeout must be above 0 seconds and at most {LONGEST_TIMEOUT:.0f}, a week; "
+                f"{seconds} is not",
+                {"field": "timeout"},
+            )
+        return cls(address=chosen, timeout=float(seconds), actor=actor or default_actor())
 
 
 def checkpoint_file() -> Path | None:

@@ -56,7 +56,9 @@ Invariants: `BY_REASON` has a class for every reason the server sends; a caller 
 ``grpc.RpcError``.
 """
 
-from collections.abc import Iterable, Mapping
+import asyncio
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import ClassVar, Final
 
 import grpc
@@ -414,6 +416,40 @@ def from_rpc_error(error: grpc.RpcError, address: str) -> ErrataError:
         return from_status(status)
     code: tuple[int, str] = error.code().value
     return _from_bare_code(code[0], error.details() or "", address)
+
+
+@contextmanager
+def translated(address: str) -> Iterator[None]:
+    """Let what gRPC raises over a call leave as an error of ours.
+
+    Raises:
+        PreconditionError: the client was closed, before the call or meanwhile.
+        ErrataError: the call failed.
+    """
+    try:
+        yield
+    except grpc.RpcError as error:
+        raise from_rpc_error(error, address) from None
+    except (ValueError, grpc.aio.UsageError):  # how grpc's two kinds of channels refuse a call
+        raise _closed() from None
+    except asyncio.CancelledError:
+        require_cancelled()
+        raise
+
+
+def require_cancelled() -> None:
+    """Do nothing if this task was cancelled: to grpc's asyncio, closing the channel is the same.
+
+    Raises:
+        PreconditionError: it was not, so the client was closed.
+    """
+    task = asyncio.current_task()
+    if task is None or not task.cancelling():
+        raise _closed() from None
+
+
+def _closed() -> PreconditionError:
+    return PreconditionError("this client is closed; make another one")
 
 
 def _details(metadata: Iterable[tuple[str, str | bytes]] | None) -> status_pb2.Status | None:

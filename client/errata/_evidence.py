@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from errata import _checkpoints, _evidence_calls
-from errata._calls import Call, Pages, Scope
+from errata._call_types import Call, Pages, Scope
 from errata._checkpoints import (
     CheckpointComparison,
     InclusionProof,

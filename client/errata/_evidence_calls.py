@@ -1,9 +1,10 @@
 """The calls about the log and its checkpoints as data, as in `errata._calls`; pure."""
 
-from errata._calls import Call, EditReference, Pages, Scope
+from errata._arguments import checked
+from errata._call_types import Call, EditReference, Pages, Scope
 from errata._checkpoints import InclusionProof, LedgerCheckpoint, LogEntry
 from errata._errors import InvalidInputError, ProofError
-from errata._types import Page, Report, Revision
+from errata._types import Edit, Page, Report, Revision
 from errata.v1 import ledger_pb2
 
 _LEDGER = "errata.v1.LedgerService"
@@ -12,6 +13,7 @@ Provable = EditReference | Report | Revision
 """What may be proven to be in the log: itself, or its name."""
 
 
+@checked
 def get_checkpoint(size: int) -> Call[ledger_pb2.GetCheckpointResponse, LedgerCheckpoint]:
     """Read the size and root of the log."""
     return Call(
@@ -22,6 +24,7 @@ def get_checkpoint(size: int) -> Call[ledger_pb2.GetCheckpointResponse, LedgerCh
     )
 
 
+@checked
 def get_inclusion_proof(
     what: Provable, size: int
 ) -> Call[ledger_pb2.GetInclusionProofResponse, InclusionProof]:
@@ -42,10 +45,10 @@ def full_name(what: Provable, scope: Scope) -> str:
     Raises:
         InvalidInputError: it is empty, or the name of something else.
     """
-    name = what if isinstance(what, str) else what.name
-    if name.startswith("models/"):
+    name = what.name if isinstance(what, Edit | Report | Revision) else what
+    if str(name).startswith("models/"):
         return name
-    return scope.name("edits" if name.startswith("e-") else "revisions", name)
+    return scope.name("edits" if str(name).startswith("e-") else "revisions", name)
 
 
 def _inclusion(message: ledger_pb2.GetInclusionProofResponse) -> InclusionProof:
@@ -70,6 +73,7 @@ def _checkpoint(message: ledger_pb2.LedgerCheckpoint) -> LedgerCheckpoint:
         raise ProofError(f"the server's checkpoint cannot be read: {error}") from error
 
 
+@checked
 def get_consistency_proof(
     first: int, second: int
 ) -> Call[ledger_pb2.GetConsistencyProofResponse, tuple[bytes, ...]]:
@@ -84,6 +88,7 @@ def get_consistency_proof(
     )
 
 
+@checked
 def list_log_entries(page_size: int) -> Pages[LogEntry]:
     """Read the log, oldest entry first."""
     return lambda token: Call(

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from errata import _types as types
+from errata._arguments import member
 from errata._types import short
 from errata.v1 import edits_pb2, inference_pb2, ledger_pb2, models_pb2, types_pb2
 
@@ -42,11 +43,15 @@ _REVISION_KINDS = {
 
 
 def edit_state_message(state: types.EditState | None) -> types_pb2.EditState.ValueType:
-    """``state`` on the wire; any state where it is None."""
-    wire = {ours: theirs for theirs, ours in _EDIT_STATES.items()}
-    if state is None:
+    """``state`` on the wire; any state where it is None or ``unspecified``.
+
+    Raises:
+        InvalidInputError: there is no such state.
+    """
+    if state is None or state == types.EditState.UNSPECIFIED:
         return types_pb2.EDIT_STATE_UNSPECIFIED
-    return wire.get(state, types_pb2.EDIT_STATE_UNSPECIFIED)
+    wire = {ours: theirs for theirs, ours in _EDIT_STATES.items()}
+    return wire[member(types.EditState, state, "state")]
 
 
 def fact_message(fact: types.Fact) -> types_pb2.Fact:

@@ -8,9 +8,10 @@ from google.longrunning import operations_pb2
 from errata import _messages as messages
 from errata import _operation_status as operation_status
 from errata import _types as types
-from errata._calls import Call, Pages
+from errata._arguments import checked, text_list
+from errata._call_types import Call, Pages
 from errata._operation_status import OperationStatus
-from errata._options import MutationOptions, named, text_list
+from errata._options import MutationOptions
 from errata.v1 import models_pb2
 
 _MODELS = "errata.v1.ModelService"
@@ -40,7 +41,7 @@ def list_models(page_size: int) -> Pages[types.Model]:
     )
 
 
-@named
+@checked
 def calibrate(
     seed: int, **options: Unpack[MutationOptions]
 ) -> Call[operations_pb2.Operation, OperationStatus[types.Profile]]:
@@ -55,12 +56,12 @@ def calibrate(
     )
 
 
-@named
+@checked
 def collect_moments(
     texts: Iterable[str], **options: Unpack[MutationOptions]
 ) -> Call[operations_pb2.Operation, OperationStatus[int]]:
     """Start to accumulate the second moment of keys."""
-    listed = text_list(texts)
+    listed = text_list(texts, "texts")
     return Call(
         method=f"/{_MODELS}/CollectMoments",
         reply=operations_pb2.Operation,

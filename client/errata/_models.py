@@ -3,11 +3,17 @@
 from collections.abc import Iterable
 
 from errata import _types as types
+from errata._arguments import require_kind
 from errata._errors import InvalidInputError, ModelNotFoundError
 
 
 def model_name(model: str | None) -> str:
-    """The full name of a model given by id or full name; empty where none is given."""
+    """The full name of a model given by id or full name; empty where none is given.
+
+    Raises:
+        InvalidInputError: it is no text.
+    """
+    require_kind("model", model, str)
     if not model:
         return ""
     return model if model.startswith("models/") else f"models/{model}"

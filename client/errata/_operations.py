@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar
 
 from errata import _calls
 from errata import _types as types
+from errata._call_types import Call
 from errata._errors import DeadlineError
 from errata._operation_status import OperationStatus, polling_delays
 
@@ -63,9 +64,7 @@ class Operation(_Handle[T]):
         proposal = operation.result()
     """
 
-    def __init__(
-        self, status: OperationStatus[T], run: Callable[[_calls.Call[Any, Any]], Any]
-    ) -> None:
+    def __init__(self, status: OperationStatus[T], run: Callable[[Call[Any, Any]], Any]) -> None:
         super().__init__(status)
         self._run = run
 
@@ -112,7 +111,7 @@ class AsyncOperation(_Handle[T]):
     """As `Operation`, for `AsyncClient`: await its methods, iterate with ``async for``."""
 
     def __init__(
-        self, status: OperationStatus[T], run: Callable[[_calls.Call[Any, Any]], Awaitable[Any]]
+        self, status: OperationStatus[T], run: Callable[[Call[Any, Any]], Awaitable[Any]]
     ) -> None:
         super().__init__(status)
         self._run = run

@@ -1,49 +1,17 @@
 """The keyword arguments that several calls share; one typed dictionary a family.
 
 Both clients take them with ``Unpack``, so that a wrong name or type fails type checking in
-either, and each is described in one place. Nothing checks names while a program runs, so the
-calls do: a misspelt option must not be passed over.
+either, and each is described in one place. Nothing checks them while a program runs, so the calls
+do, with `errata._arguments.checked`.
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from functools import wraps
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import ParamSpec, TypedDict, TypeVar, get_args
+from typing import TypedDict
 
-from errata._errors import InvalidInputError
 from errata._proxies import Proxy
 from errata._trace_types import TraceKind, TraceMetric
 from errata._types import CheckPrompt
-
-P = ParamSpec("P")
-T = TypeVar("T")
-
-
-def named(call: Callable[P, T]) -> Callable[P, T]:
-    """``call``, refusing options that its ``Unpack`` does not have.
-
-    Raises:
-        InvalidInputError: when called with such an option.
-    """
-    (family,) = get_args(call.__annotations__["options"])
-    known = family.__optional_keys__
-
-    @wraps(call)
-    def checked(*args: P.args, **options: P.kwargs) -> T:
-        unknown = sorted(options.keys() - known)
-        if unknown:
-            raise InvalidInputError(
-                f"{call.__name__} has no option {unknown[0]!r}; it has {', '.join(sorted(known))}",
-                {"field": unknown[0]},
-            )
-        return call(*args, **options)
-
-    return checked
-
-
-def text_list(given: str | Iterable[str]) -> tuple[str, ...]:
-    """The texts of ``given``; one text is not taken for its letters."""
-    return (given,) if isinstance(given, str) else tuple(given)
 
 
 class MutationOptions(TypedDict, total=False):

@@ -7,9 +7,9 @@ from google.longrunning import operations_pb2
 
 from errata import _operation_status as operation_status
 from errata import _trace_messages as messages
+from errata._arguments import checked, member, members, text_list
 from errata._averages import AverageTrace, TracedFact
-from errata._calls import Call, Pages, Scope
-from errata._errors import InvalidInputError
+from errata._call_types import Call, Pages, Scope
 from errata._locations import Location, Locator
 from errata._operation_status import OperationStatus
 from errata._options import (
@@ -19,8 +19,6 @@ from errata._options import (
     ProxyOptions,
     TraceFactsOptions,
     TraceOptions,
-    named,
-    text_list,
 )
 from errata._proxies import LabelledText, Proxy
 from errata._trace_types import TraceKind, TraceMetric
@@ -31,7 +29,7 @@ from errata.v1 import traces_pb2
 _TRACES = "errata.v1.TraceService"
 
 
-@named
+@checked
 def trace(
     prompt: str, subject: str, **options: Unpack[TraceOptions]
 ) -> Call[operations_pb2.Operation, OperationStatus[CausalTrace]]:
@@ -51,18 +49,19 @@ def trace(
     )
 
 
-@named
+@checked
 def trace_facts(
     facts: Iterable[TracedFact], **options: Unpack[TraceFactsOptions]
 ) -> Call[operations_pb2.Operation, OperationStatus[AverageTrace]]:
     """Start to trace many facts and average their effects."""
+    listed = members(facts, TracedFact, "facts")
     return _started(
         "TraceFacts",
         lambda scope: traces_pb2.TraceFactsRequest(
             parent=scope.model,
             facts=[
                 traces_pb2.TracedFact(prompt=fact.prompt, subject=fact.subject, answer=fact.answer)
-                for fact in facts
+                for fact in listed
             ],
             limit=options.get("limit"),
             **_corruption_fields(options),
@@ -71,18 +70,19 @@ def trace_facts(
     )
 
 
-@named
+@checked
 def fit_proxy(
     texts: Iterable[LabelledText], **options: Unpack[ProxyOptions]
 ) -> Call[operations_pb2.Operation, OperationStatus[Proxy]]:
     """Start to fit a classifier on what the model says at the end of texts."""
+    listed = members(texts, LabelledText, "texts")
     return _started(
         "FitProxy",
         lambda scope: traces_pb2.FitProxyRequest(
             parent=scope.model,
-            texts=[traces_pb2.LabelledText(text=text.text, label=text.label) for text in texts],
+            texts=[traces_pb2.LabelledText(text=text.text, label=text.label) for text in listed],
             suffix=options.get("suffix"),
-            words=text_list(options.get("words", ())),
+            words=text_list(options.get("words", ()), "words"),
             hidden_state=options.get("hidden_state", False),
             positive_label=options.get("positive_label", ""),
             seed=options.get("seed", 0),
@@ -91,7 +91,7 @@ def fit_proxy(
     )
 
 
-@named
+@checked
 def locate(
     locator: str, prompt: str, subject: str, **options: Unpack[LocateOptions]
 ) -> Call[operations_pb2.Operation, OperationStatus[Location]]:
@@ -106,7 +106,7 @@ def locate(
             answer=options.get("answer", ""),
             options=options.get("options", {}),
             seed=options.get("seed", 0),
-            texts=text_list(options.get("texts", ())),
+            texts=text_list(options.get("texts", ()), "texts"),
             **_measuring_fields(scope, options),
         ),
     )
@@ -153,7 +153,7 @@ def _corruption_fields(options: CorruptionOptions) -> dict[str, Any]:
             scale=options.get("scale"),
             samples=options.get("samples"),
             seed=options.get("seed"),
-            replacements=text_list(options.get("replacements", ())),
+            replacements=text_list(options.get("replacements", ()), "replacements"),
         ),
         "window": options.get("window"),
         "memory_mib": options.get("memory_mib"),
@@ -161,26 +161,18 @@ def _corruption_fields(options: CorruptionOptions) -> dict[str, Any]:
 
 
 def _kinds(kinds: str | Iterable[str]) -> list[traces_pb2.TraceKind.ValueType]:
-    return [messages.kind_message(_known(TraceKind, kind, "kinds")) for kind in text_list(kinds)]
+    given = text_list(kinds, "kinds")
+    return [messages.kind_message(member(TraceKind, kind, "kinds")) for kind in given]
 
 
 def _metric(options: CorruptionOptions) -> traces_pb2.TraceMetric.ValueType:
     metric = options.get("metric", TraceMetric.UNSPECIFIED)
     if metric == TraceMetric.UNSPECIFIED:
         return traces_pb2.TRACE_METRIC_UNSPECIFIED
-    return messages.metric_message(_known(TraceMetric, metric, "metric"))
-
-
-def _known(kind: Any, value: str, field: str) -> Any:  # noqa: ANN401 - an enumeration and its member
-    names = [str(member) for member in kind if member != "unspecified"]
-    if value not in names:
-        raise InvalidInputError(
-            f"{value!r} is none of {field}: {', '.join(names)}", {"field": field, "value": value}
-        )
-    return kind(value)
+    return messages.metric_message(member(TraceMetric, metric, "metric"))
 
 
 def _proxy_name(scope: Scope, proxy: str | Proxy) -> str:
     if not proxy:
         return ""
-    return scope.name("proxies", proxy if isinstance(proxy, str) else proxy.name)
+    return scope.name("proxies", proxy.name if isinstance(proxy, Proxy) else proxy)

@@ -61,13 +61,13 @@ _FORMS = {
 def kind_message(kind: TraceKind) -> traces_pb2.TraceKind.ValueType:
     """``kind`` on the wire."""
     wire = {ours: theirs for theirs, ours in KINDS.items()}
-    return wire.get(kind, traces_pb2.TRACE_KIND_UNSPECIFIED)
+    return wire[kind]
 
 
 def metric_message(metric: TraceMetric) -> traces_pb2.TraceMetric.ValueType:
     """``metric`` on the wire."""
     wire = {ours: theirs for theirs, ours in METRICS.items()}
-    return wire.get(metric, traces_pb2.TRACE_METRIC_UNSPECIFIED)
+    return wire[metric]
 
 
 def causal_trace(message: traces_pb2.CausalTrace) -> CausalTrace:

@@ -8,11 +8,12 @@ from google.longrunning import operations_pb2
 from errata import _messages as messages
 from errata import _operation_status as operation_status
 from errata import _upkeep_messages as upkeep
-from errata._calls import Call, Pages
+from errata._arguments import checked, members
+from errata._call_types import Call, Pages
 from errata._crawls import Crawl
 from errata._health import LiveVerification, ModelHealth
 from errata._operation_status import OperationStatus
-from errata._options import CrawlOptions, LiveOptions, SuiteOptions, named
+from errata._options import CrawlOptions, LiveOptions, SuiteOptions
 from errata._suites import Suite
 from errata._types import CheckPrompt, Page
 from errata.v1 import crawls_pb2, edits_pb2, models_pb2, suites_pb2
@@ -20,19 +21,19 @@ from errata.v1 import crawls_pb2, edits_pb2, models_pb2, suites_pb2
 _SUITES = "errata.v1.SuiteService"
 
 
-@named
+@checked
 def add_suite(
     name: str, prompts: Iterable[CheckPrompt], **options: Unpack[SuiteOptions]
 ) -> Call[suites_pb2.AddSuiteResponse, Suite]:
     """Store the next version of a suite."""
-    listed = [messages.prompt_message(prompt) for prompt in prompts]
+    listed = members(prompts, CheckPrompt, "prompts")
     return Call(
         method=f"/{_SUITES}/AddSuite",
         reply=suites_pb2.AddSuiteResponse,
         build=lambda scope: suites_pb2.AddSuiteRequest(
             parent=scope.model,
             suite=name,
-            prompts=listed,
+            prompts=[messages.prompt_message(prompt) for prompt in listed],
             reason=options.get("reason", ""),
             **scope.signature(options),
         ),
@@ -40,6 +41,7 @@ def add_suite(
     )
 
 
+@checked
 def get_suite(name: str) -> Call[suites_pb2.GetSuiteResponse, Suite]:
     """Read a version of a suite, the latest where the name has none."""
     return Call(
@@ -50,6 +52,7 @@ def get_suite(name: str) -> Call[suites_pb2.GetSuiteResponse, Suite]:
     )
 
 
+@checked
 def list_suites(name: str, page_size: int) -> Pages[Suite]:
     """Read the latest version of every suite, or all versions of one."""
     return lambda token: Call(
@@ -75,7 +78,7 @@ def get_health() -> Call[models_pb2.GetModelHealthResponse, ModelHealth]:
     )
 
 
-@named
+@checked
 def verify_live(
     **options: Unpack[LiveOptions],
 ) -> Call[operations_pb2.Operation, OperationStatus[LiveVerification]]:
@@ -93,7 +96,7 @@ def verify_live(
     )
 
 
-@named
+@checked
 def crawl(
     subject: str, **options: Unpack[CrawlOptions]
 ) -> Call[operations_pb2.Operation, OperationStatus[Crawl]]:

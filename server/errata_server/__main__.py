@@ -112,11 +112,18 @@ def serve(
     settings = read_settings(**locals())
     with one_sentence():
         server = app.build(settings)
-        # What imports and the model are made of, half a million objects, stays until the end; a
-        # full collection that looks at it keeps every call waiting for some tenths of a second.
-        gc.collect()
-        gc.freeze()
+        _leave_out_of_collections()
         asyncio.run(server.serve_until_stopped(lambda ready: typer.echo(ready.to_json())))
+
+
+def _leave_out_of_collections() -> None:
+    """Keep the garbage collector off what is there by now.
+
+    What imports and the model are made of, half a million objects, stays until the end; a full
+    collection that looks at it keeps every call waiting for some tenths of a second.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @cli.command()

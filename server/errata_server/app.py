@@ -252,6 +252,8 @@ def build(settings: Settings) -> App:
         LedgerUnavailableError: the database does not answer.
         InvalidInputError: a file is missing or malformed.
     """
+    if settings.ready_file is not None:  # before the model is loaded
+        _require_folder(settings.ready_file)
     database = open_ledger(settings)
     try:
         if not settings.follow:
@@ -466,12 +468,29 @@ def _write_whole(path: Path, text: str) -> None:
     Raises:
         InvalidInputError: the file cannot be written.
     """
+    _require_folder(path)
     partial = path.with_name(f"{path.name}.{os.getpid()}")
     try:
         partial.write_text(f"{text}\n", encoding="utf-8")
         partial.replace(path)
     except OSError as error:
-        raise InvalidInputError(f"cannot write {path}: {error}", field="ready_file") from error
+        raise InvalidInputError(
+            f"cannot write {path}: {error.strerror or error}", field="ready_file"
+        ) from error
+
+
+def _require_folder(ready_file: Path) -> None:
+    """Do nothing if there is a folder for ``ready_file``.
+
+    Raises:
+        InvalidInputError: there is none.
+    """
+    if not ready_file.parent.is_dir():
+        raise InvalidInputError(
+            f"cannot write {ready_file}: there is no folder {ready_file.parent}; make it, or name "
+            "another file",
+            field="ready_file",
+        )
 
 
 def _now() -> datetime:

@@ -112,6 +112,11 @@ class Settings(BaseSettings):
             split_address(value)
         return value
 
+    @field_validator("advertise")
+    @classmethod
+    def _advertise_is_an_address(cls, value: str) -> str:
+        return cls._listen_is_an_address(value) if value else value
+
     @field_validator("follow")
     @classmethod
     def _follow_is_a_branch(cls, value: str) -> str:

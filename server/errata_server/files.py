@@ -84,18 +84,23 @@ def _content(path: Path) -> str:
 
 def _made(path: Path, make: Callable[[dict[str, Any]], T]) -> T:
     try:
-        value = json.loads(_content(path))
-        return make(value)
+        return make(_object(_content(path)))
     except InvalidInputError as error:
         raise InvalidInputError(f"{path}: {error}", **error.metadata) from error
-    except (
-        ValueError,
-        TypeError,
-        KeyError,
-        AttributeError,
-        OverflowError,
-        RecursionError,
-    ) as error:
-        raise InvalidInputError(
-            f"{path} is malformed: {type(error).__name__} {error}", field="file", path=path
-        ) from error
+    except json.JSONDecodeError as error:
+        raise _malformed(path, f"it is not JSON ({error})") from error
+    except KeyError as error:
+        raise _malformed(path, f"{error} is missing") from error
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        raise _malformed(path, str(error)) from error
+
+
+def _object(content: str) -> dict[str, Any]:
+    value = json.loads(content)
+    if not isinstance(value, dict):
+        raise TypeError('it must hold a JSON object, {"name": value}')
+    return value
+
+
+def _malformed(path: Path, problem: str) -> InvalidInputError:
+    return InvalidInputError(f"{path} is malformed: {problem}", field="file", path=path)

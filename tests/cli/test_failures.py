@@ -153,7 +153,15 @@ def test_wrong_usage_is_a_document_where_json_was_asked_for(nobody):
         assert ran.document["error"]["reason"] == "USAGE"
 
 
-@pytest.mark.parametrize("option", [("--address", "http://somewhere"), ("--timeout", "0")])
+@pytest.mark.parametrize(
+    "option",
+    [
+        ("--address", "http://somewhere"),
+        ("--timeout", "0"),
+        ("--timeout", "inf"),
+        ("--timeout", "1e12"),
+    ],
+)
 def test_a_connection_that_makes_no_sense_is_wrong_usage(nobody, option):
     assert nobody("status", *option).code == 2
     assert nobody.json("status", *option).document["error"]["reason"] == "USAGE"

@@ -1,7 +1,9 @@
 """What is sent: each call's method and request, from arguments alone."""
 
+from fractions import Fraction
 from typing import Any
 
+import numpy
 import pytest
 from google.longrunning import operations_pb2
 
@@ -9,18 +11,19 @@ import errata
 from errata import (
     _batch_calls,
     _branch_calls,
+    _call_types,
     _calls,
     _evidence_calls,
     _model_calls,
     _trace_calls,
     _upkeep_calls,
 )
-from errata.v1 import edits_pb2, inference_pb2, ledger_pb2, models_pb2, traces_pb2
+from errata.v1 import edits_pb2, inference_pb2, ledger_pb2, models_pb2, traces_pb2, types_pb2
 
-SCOPE = _calls.Scope(model="models/m", actor="ana")
+SCOPE = _call_types.Scope(model="models/m", actor="ana")
 FACT = errata.Fact(template="{} is in", target="Rome")
 
-EVERY_CALL: list[_calls.Call[Any, Any]] = [
+EVERY_CALL: list[_call_types.Call[Any, Any]] = [
     _calls.propose("Louvre", FACT),
     _calls.validate("Louvre", FACT),
     _batch_calls.propose_edits([errata.EditProposal(subject="Louvre", facts=(FACT,))]),
@@ -198,16 +201,13 @@ def test_an_option_there_is_not_is_refused_and_those_there_are_are_named(call, a
 @pytest.mark.parametrize(
     "call",
     [
-        _trace_calls.trace_facts([("Louvre is in", "Louvre")]),  # type: ignore[list-item]
-        _trace_calls.trace_facts(None),  # type: ignore[arg-type]
-        _trace_calls.fit_proxy([("a text", "good")]),  # type: ignore[list-item]
-        _trace_calls.trace("Louvre is in", "Louvre", kinds=None),  # type: ignore[arg-type]
         _trace_calls.trace("Louvre is in", "Louvre", samples=10**12),
-        _trace_calls.trace("Louvre is in", "Louvre", samples=1.5),  # type: ignore[arg-type]
-        _trace_calls.trace("Louvre is in", "Louvre", scale="3"),  # type: ignore[arg-type]
-        _trace_calls.trace("Louvre is in", "Louvre", replacements=[None]),  # type: ignore[list-item]
-        _trace_calls.trace("Louvre is in", "Louvre", proxy=3),  # type: ignore[arg-type]
-        _calls.propose("Louvre", [("{} is in", "Rome")]),  # type: ignore[list-item]
+        _calls.propose("\ud800x", FACT),
+        _calls.propose("Louvre", errata.Fact(template="{} is in", target="\ud800")),
+        _batch_calls.propose_edits([errata.EditProposal(subject="\ud800x", facts=(FACT,))]),
+        _upkeep_calls.add_suite("s", [errata.CheckPrompt(prompt="\ud800", expected="x")]),
+        _calls.verify("e-1", suite=[errata.CheckPrompt(prompt="\ud800", expected="x")]),
+        _calls.propose("Louvre", errata.Fact(template=3, target="Rome")),  # type: ignore[arg-type]
     ],
 )
 def test_what_has_no_form_on_the_wire_is_refused_when_the_request_is_built(call):
@@ -215,6 +215,87 @@ def test_what_has_no_form_on_the_wire_is_refused_when_the_request_is_built(call)
         call.request(SCOPE)
 
 
-def test_a_value_of_another_type_is_refused_as_one_of_ours():
-    with pytest.raises(errata.InvalidInputError, match="of a kind that can be sent"):
-        _calls.generate("Louvre is in", temperature="hot").request(SCOPE)  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    ("call", "arguments", "options", "problem"),
+    [
+        (_trace_calls.trace_facts, ([("x", "y")],), {}, "each of facts must be an errata.TracedF"),
+        (_trace_calls.trace_facts, (None,), {}, "facts must be a list, not None"),
+        (_trace_calls.fit_proxy, ([("x", "y")],), {}, "each of texts must be an errata.Labelled"),
+        (_trace_calls.trace, ("x", "y"), {"kinds": None}, "kinds must be a list, not None"),
+        (_trace_calls.trace, ("x", "y"), {"samples": 1.5}, "samples must be a whole number, not 1"),
+        (_trace_calls.trace, ("x", "y"), {"scale": "3"}, "scale must be a number, not '3'"),
+        (
+            _trace_calls.trace,
+            ("x", "y"),
+            {"replacements": [None]},
+            "each of replacements must",
+        ),
+        (_trace_calls.trace, ("x", "y"), {"proxy": 3}, "3 names no proxy; give its id as a text"),
+        (_calls.propose, ("Louvre", "fact"), {}, "each of facts must be an errata.Fact, not 'f'"),
+        (_calls.propose, ("Louvre", 3), {}, "facts must be a list, not 3"),
+        (_calls.propose, (3, FACT), {}, "subject must be a text such as '3', not 3"),
+        (_calls.propose, ("x", FACT), {"reason": b"x"}, "reason must be a text, not b'x'"),
+        (_calls.verify, ("e-1",), {"suite": ["x"]}, "each of suite must be an errata.CheckPrompt"),
+        (_calls.apply, (None,), {}, "edits must be a list, not None"),
+        (_calls.apply, ([None],), {}, "None names no edit; give its id as a text"),
+        (_calls.get_edit, (None,), {}, "None names no edit; give its id as a text"),
+        (_calls.get_revision, (1,), {}, "reference must be a text such as '1', not 1"),
+        (_calls.generate, ("x",), {"revision": 0}, "revision must be a text such as '0', not 0"),
+        (
+            _calls.generate,
+            ("x",),
+            {"temperature": "hot"},
+            "temperature must be a number, not 'hot'",
+        ),
+        (_calls.generate, ("x",), {"stop": 3}, "stop must be a list, not 3"),
+        (_calls.score, ("x", None), {}, "continuations must be a list, not None"),
+        (_calls.get_operation, (5,), {}, "name must be a text such as '5', not 5"),
+        (_batch_calls.propose_edits, ("abc",), {}, "each of proposals must be an errata.EditPropo"),
+        (_batch_calls.propose_edits, (None,), {}, "proposals must be a list, not None"),
+        (
+            _upkeep_calls.add_suite,
+            ("s", "abc"),
+            {},
+            "each of prompts must be an errata.CheckPrompt",
+        ),
+        (_evidence_calls.get_inclusion_proof, (5, 0), {}, "5 names no revision; give its id as a"),
+    ],
+)
+def test_an_argument_of_another_type_is_told_what_is_wanted(call, arguments, options, problem):
+    with pytest.raises(errata.InvalidInputError, match=problem):
+        call(*arguments, **options).request(SCOPE)
+
+
+def test_the_parts_of_a_batch_are_checked_as_those_of_a_proposal():
+    odd: Any = errata.EditProposal(subject="Louvre", facts=FACT)  # type: ignore[arg-type]
+
+    with pytest.raises(errata.InvalidInputError, match="facts must be a list, not Fact"):
+        _batch_calls.propose_edits([odd]).request(SCOPE)
+
+
+def test_one_alias_is_not_taken_for_its_letters():
+    batch = [errata.EditProposal(subject="Louvre", facts=(FACT,), aliases="Le")]  # type: ignore[arg-type]
+
+    assert sent(_calls.propose("Louvre", FACT, aliases="Le")).aliases == ["Le"]
+    assert sent(_batch_calls.propose_edits(batch)).proposals[0].aliases == ["Le"]
+
+
+@pytest.mark.parametrize("state", ["bogus", "APPLIED", 4, 99, ["applied"]])
+def test_a_state_there_is_not_is_refused_and_those_there_are_are_named(state):
+    with pytest.raises(errata.InvalidInputError, match="is none of state: verified, rejected"):
+        _calls.list_edits(state, 0)
+
+
+def test_no_state_is_all_of_them_and_one_may_be_named_by_its_word():
+    named: Any = "applied"
+
+    assert sent(_calls.list_edits(None, 0)("")).state == types_pb2.EDIT_STATE_UNSPECIFIED
+    assert sent(_calls.list_edits(named, 0)("")).state == types_pb2.EDIT_STATE_APPLIED
+
+
+def test_numbers_of_other_libraries_are_numbers():
+    half: Any = Fraction(1, 2)
+    three: Any = numpy.int64(3)
+    request = sent(_calls.generate("x", temperature=half, seed=three))
+
+    assert (request.temperature, request.seed) == (0.5, 3)

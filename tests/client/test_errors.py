@@ -1,11 +1,13 @@
 """Reasons of the server become classes of the client, and gRPC stays inside."""
 
+import asyncio
+
 import pytest
 from google.protobuf import any_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 import errata
-from errata import _errors
+from errata import _config, _errors
 from errata_server.domain import errors as server_errors
 
 OPERATION_REASONS = {"INTERRUPTED", "INTERNAL"}
@@ -125,3 +127,73 @@ def test_a_fault_of_the_server_is_opaque_and_internal(server, client):
 
     assert "secret" not in str(failure.value)
     assert failure.value.metadata["error_id"] in str(failure.value)
+
+
+def test_a_client_that_is_closed_says_so_whatever_is_asked_of_it(server):
+    client = errata.Client(server.address, model="scripted")
+    watched = client.watch(0)
+    next(watched)
+    client.close()
+
+    for ask in (
+        client.head,
+        lambda: next(client.edits()),
+        lambda: client.generate("x"),
+        lambda: next(watched),
+    ):
+        with pytest.raises(errata.PreconditionError, match="closed; make another one"):
+            ask()
+
+
+async def test_an_asynchronous_client_that_is_closed_says_so_too(server):
+    client = errata.AsyncClient(server.address, model="scripted")
+    watched = client.watch(0)
+    await anext(watched)
+    await client.close()
+
+    for ask in (
+        client.head,
+        lambda: anext(aiter(client.edits())),
+        lambda: client.generate("x"),
+        lambda: anext(watched),
+    ):
+        with pytest.raises(errata.PreconditionError, match="closed; make another one"):
+            await ask()
+
+
+async def test_a_task_that_is_cancelled_while_it_waits_for_the_server_stays_cancelled(server):
+    async with errata.AsyncClient(server.address, model="scripted") as client:
+        watched = client.watch()
+        waiting = asyncio.ensure_future(anext(watched))
+        await asyncio.sleep(0.2)
+        waiting.cancel()
+
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+
+
+@pytest.mark.parametrize("client", [errata.Client, errata.AsyncClient])
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ({"timeout": 0}, "above 0 seconds and at most 604800, a week; 0 is not"),
+        ({"timeout": float("inf")}, "at most 604800, a week; inf is not"),
+        ({"timeout": float("nan")}, "at most 604800, a week; nan is not"),
+        ({"timeout": 1e12}, "at most 604800"),
+        ({"timeout": "x"}, "timeout must be a number, not 'x'"),
+        ({"address": 5}, "address must be a text such as '5', not 5"),
+        ({"address": "\ud800:5"}, "must look like host:port"),
+        ({"actor": 5}, "actor must be a text such as '5', not 5"),
+        ({"model": 5}, "model must be a text such as '5', not 5"),
+    ],
+)
+async def test_a_client_that_cannot_be_made_says_which_argument_is_wrong(client, given, problem):
+    with pytest.raises(errata.InvalidInputError, match=problem):
+        client(**given)
+
+
+def test_the_longest_timeout_is_one_that_grpc_waits_for(server):
+    with errata.Client(
+        server.address, timeout=_config.LONGEST_TIMEOUT, model="scripted"
+    ) as patient:
+        assert patient.head().revision.sequence == 0

@@ -8,7 +8,7 @@ from google.longrunning import operations_pb2
 
 import errata
 from errata import _operation_status, _trace_calls, _trace_messages
-from errata._calls import Scope
+from errata._call_types import Scope
 from errata.v1 import traces_pb2
 from errata_server.domain import locators, traces
 
@@ -32,12 +32,10 @@ def test_the_enums_have_the_server_s_members():
 
 
 def test_every_kind_and_metric_is_read_and_written_back_the_same():
-    for number in traces_pb2.TraceKind.values():
-        kind = _trace_messages.KINDS.get(number, errata.TraceKind.UNSPECIFIED)
-        assert _trace_messages.kind_message(kind) == number
-    for wire in traces_pb2.TraceMetric.values():
-        metric = _trace_messages.METRICS.get(wire, errata.TraceMetric.UNSPECIFIED)
-        assert _trace_messages.metric_message(metric) == wire
+    for number in {*traces_pb2.TraceKind.values()} - {traces_pb2.TRACE_KIND_UNSPECIFIED}:
+        assert _trace_messages.kind_message(_trace_messages.KINDS[number]) == number
+    for wire in {*traces_pb2.TraceMetric.values()} - {traces_pb2.TRACE_METRIC_UNSPECIFIED}:
+        assert _trace_messages.metric_message(_trace_messages.METRICS[wire]) == wire
 
 
 def causal_trace(**fields):

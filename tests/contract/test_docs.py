@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 import errata
 from benchmarks.reliability.__main__ import Suite
+from errata._errors import BY_REASON
 from errata.cli.__main__ import app as client_app
 from errata_server import telemetry
 from errata_server.__main__ import cli as server_app
@@ -268,6 +269,21 @@ def test_the_error_table_is_the_servers():
     sent = {error.reason: code_pb2.Code.Name(code) for error, code in STATUS_OF.items()}
 
     assert documented == sent | {"INTERNAL": "INTERNAL"}
+
+
+def test_the_errors_that_only_a_client_raises_are_documented_beside_it():
+    documented = {
+        pages.code(reason): pages.code(name)
+        for reason, name, _ in pages.table(API, "reason, of a client")
+    }
+    raised = [one for one in vars(errata).values() if inspect.isclass(one)]
+    own = {
+        error.reason: f"errata.{error.__name__}"
+        for error in raised
+        if issubclass(error, errata.ErrataError) and error.reason not in BY_REASON
+    }
+
+    assert documented == own
 
 
 def test_every_service_is_documented_with_its_methods():

@@ -173,7 +173,15 @@ def test_a_malformed_tokenizer_is_refused(folder: Path, content: str) -> None:
     refusal(folder)
 
 
-@pytest.mark.parametrize(("device", "dtype"), [("abacus", "auto"), ("cpu", "int3")])
+@pytest.mark.parametrize(
+    ("device", "dtype"),
+    [
+        ("abacus", "auto"),
+        ("cuda:99", "auto"),
+        ("meta", "auto"),
+        ("cpu", "int3"),
+    ],
+)
 def test_an_unknown_device_or_dtype_is_refused(folder: Path, device: str, dtype: str) -> None:
     with pytest.raises(UnsupportedModelError):
         load_checkpoint(str(folder), device=device, dtype=dtype)

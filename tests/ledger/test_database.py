@@ -103,7 +103,7 @@ def test_a_file_that_is_no_database_is_corrupt(tmp_path):
 def test_a_missing_folder_is_unavailable(tmp_path):
     with (
         opened(f"sqlite:///{tmp_path / 'no' / 'ledger.db'}") as ledger,
-        pytest.raises(LedgerUnavailableError),
+        pytest.raises(LedgerUnavailableError, match="there is no folder .*no for the SQLite"),
     ):
         ledger.head(MODEL, MAIN)
 

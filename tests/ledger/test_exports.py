@@ -3,6 +3,7 @@
 import gzip
 import json
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -154,6 +155,32 @@ def test_an_operation_that_was_running_is_interrupted_by_the_next_start(exported
     assert ended.failure is not None
     assert ended.failure.reason == "INTERRUPTED"
     database.close()
+
+
+def test_an_export_beside_a_server_that_renews_its_lease_stays_the_same_file(
+    history, database, tmp_path
+):
+    claim = Claim(model=MODEL, holder="a", address="a:1", seconds=60)
+    Leases(database).take(claim, at=NOON)
+    first = export(database, tmp_path / "first.gz")
+    Leases(database).take(replace(claim, seconds=90), at=NOON)
+    second = export(database, tmp_path / "second.gz")
+
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_nobody_waits_for_an_imported_lease_and_its_token_does_not_begin_anew(
+    history, database, empty_url, tmp_path
+):
+    claim = Claim(model=MODEL, holder="a", address="a:1", seconds=3_600)
+    Leases(database).take(claim, at=NOON)
+    import_ledger(empty_url, export(database, tmp_path / "held.gz"), quiet)
+
+    target = Database(empty_url)
+    lease = Leases(target).take(replace(claim, holder="b", address="b:1"), at=NOON).lease
+    target.close()
+
+    assert (lease.holder, lease.token) == ("b", 2)
 
 
 def test_a_ledger_without_rows_is_exported_and_imported(database, empty_url, tmp_path):

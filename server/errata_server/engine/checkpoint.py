@@ -61,6 +61,9 @@ _UNLOADABLE: Final = (
 )
 """What transformers raises over malformed files."""
 
+_NO_DEVICE: Final = (RuntimeError, AssertionError, ImportError)
+"""What torch raises over a device that is not there, or that it was not built for."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
@@ -247,11 +250,13 @@ def _device(device: str) -> torch.device:
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        return torch.device(device)
-    except RuntimeError as error:
+        place = torch.device(device)
+        torch.zeros(1, device=place).cpu()  # a kind torch knows need not be in this machine
+    except _NO_DEVICE as error:
         raise UnsupportedModelError(
-            f"{device!r} is no device; give cpu, cuda or cuda:N", device=device
+            f"{device!r} is no device of this machine; give cpu, cuda or cuda:N", device=device
         ) from error
+    return place
 
 
 def _dtype(dtype: str, device: torch.device) -> torch.dtype | str:

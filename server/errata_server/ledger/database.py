@@ -302,6 +302,14 @@ def _sqlite_engine(url: LedgerUrl, *, read_only: bool) -> Engine:
         file = URL.create(driver.drivername, database=f"file:{quote(driver.database or '')}")
         driver = file.update_query_dict({"mode": "rw", "uri": "true"})
     engine = _pooled(url, driver, {"timeout": patience})
+    folder = Path(url.driver.database or "").parent
+
+    @event.listens_for(engine, "do_connect")
+    def require_folder(*_: object) -> None:
+        if not folder.is_dir() and not str(folder).startswith("file:"):
+            raise LedgerUnavailableError(
+                f"there is no folder {folder} for the SQLite ledger; make it, or correct the URL"
+            )
 
     @event.listens_for(engine, "connect")
     def prepare(connection: sqlite3.Connection, _record: object) -> None:

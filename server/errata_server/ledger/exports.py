@@ -1,7 +1,8 @@
 """A whole ledger, from a database that may be in use, into an archive.
 
 Invariants: all rows are of one state of the database; a table is exported because it is in
-`tables.metadata`, unless it says `tables.NOT_EXPORTED`; memory does not grow with the ledger.
+`tables.metadata`, unless it says `tables.NOT_EXPORTED`, and a column as it is unless it says
+`tables.EXPORTED_AS`; memory does not grow with the ledger.
 """
 
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from sqlalchemy import (
+    Column,
     ColumnElement,
     Connection,
     CursorResult,
@@ -17,6 +19,7 @@ from sqlalchemy import (
     Text,
     collate,
     func,
+    literal,
     select,
 )
 
@@ -24,7 +27,7 @@ from errata_server.domain.operations import Progress, ReportProgress
 from errata_server.ledger.archives import ArchivedTable, ArchiveWriter, Heading
 from errata_server.ledger.database import Database, unhurried
 from errata_server.ledger.schema import require_current_schema, stored_schema
-from errata_server.ledger.tables import NOT_EXPORTED, metadata
+from errata_server.ledger.tables import EXPORTED_AS, NOT_EXPORTED, metadata
 from errata_server.ledger.tables import branches as branches_table
 from errata_server.ledger.tables import models as models_table
 from errata_server.version import VERSION
@@ -121,8 +124,17 @@ def _heading(connection: Connection) -> Heading:
 def _rows(connection: Connection, table: Table) -> CursorResult[*tuple[Any, ...]]:
     """The rows in the order of the primary key, letters by their bytes on both databases."""
     key = [_ordered(connection, column) for column in table.primary_key.columns]
-    statement = select(table).order_by(*key).execution_options(yield_per=ROWS_AT_ONCE)
+    shown = [_shown(column) for column in table.c]
+    statement = (
+        select(*shown).select_from(table).order_by(*key).execution_options(yield_per=ROWS_AT_ONCE)
+    )
     return connection.execute(statement)
+
+
+def _shown(column: Column[Any]) -> ColumnElement[Any]:
+    if EXPORTED_AS in column.info:
+        return literal(column.info[EXPORTED_AS], column.type).label(column.name)
+    return column
 
 
 def _ordered(connection: Connection, column: ColumnElement[Any]) -> ColumnElement[Any]:

@@ -196,6 +196,7 @@ def _state(error: DBAPIError) -> str:
 
 
 def _unavailable(what: str, cause: str, **metadata: str) -> LedgerUnavailableError:
+    advice = "" if ";" in what else "; retry after a while"  # some say what to do themselves
     return LedgerUnavailableError(
-        f"the ledger's database {what} ({cause}); retry after a while", cause=cause, **metadata
+        f"the ledger's database {what} ({cause}){advice}", cause=cause, **metadata
     )

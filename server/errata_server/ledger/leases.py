@@ -25,9 +25,6 @@ from errata_server.ledger.database import Database
 from errata_server.ledger.tables import StoredRow
 
 MILLISECONDS: Final = 1_000
-ENDED: Final = 0
-"""What ``expires_ms`` is once a holder has given its lease up."""
-
 _NOW: Final = {
     "sqlite": "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)",
     "postgresql": "CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT)",
@@ -122,7 +119,7 @@ class Leases:
             connection.execute(
                 update(tables.leases)
                 .where(columns.model == fence.model, columns.token == fence.token)
-                .values(expires_ms=ENDED)
+                .values(expires_ms=tables.ENDED)
             )
 
     def get(self, model: ModelId) -> Lease | None:
@@ -152,7 +149,7 @@ def _put(connection: Connection, claim: Claim, token: int, at: datetime) -> Answ
     values = {"holder": claim.holder, "address": claim.address, "token": token}
     if token == 1:
         connection.execute(
-            insert(tables.leases).values(model=claim.model, expires_ms=ENDED, **values)
+            insert(tables.leases).values(model=claim.model, expires_ms=tables.ENDED, **values)
         )
     else:
         connection.execute(

@@ -36,6 +36,12 @@ RowsQuery = Select[*tuple[Any, ...]]
 NOT_EXPORTED: Final = {"exported": False}
 """``info`` of a table whose rows mean nothing in another database."""
 
+EXPORTED_AS: Final = "exported_as"
+"""In the ``info`` of a column whose values mean nothing elsewhere: what an export has instead."""
+
+ENDED: Final = 0
+"""What ``leases.expires_ms`` is once a holder has given its lease up."""
+
 metadata: Final = MetaData(
     naming_convention={
         "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -244,7 +250,12 @@ leases: Final = Table(
     Column("holder", Text, nullable=False),
     Column("address", Text, nullable=False),
     Column("token", Integer, nullable=False),
-    Column("expires_ms", BigInteger().with_variant(Integer(), "sqlite"), nullable=False),
+    Column(
+        "expires_ms",
+        BigInteger().with_variant(Integer(), "sqlite"),
+        nullable=False,
+        info={EXPORTED_AS: ENDED},  # renewed every few seconds, and of no server on an import
+    ),
     PrimaryKeyConstraint("model"),
     CheckConstraint("token >= 1", name="token_natural"),
     sqlite_strict=True,
