@@ -77,13 +77,7 @@ def propose(
 ) -> None:
     """Compute a patch and check it, or with --file many. Nothing goes live."""
     if batched.file is not None:
-        if any([subject, prompt, target, paraphrase, neighbour, alias, suite]):
-            raise typer.BadParameter("--file takes all of an edit from the file")
-        if dry_run:
-            raise typer.BadParameter(
-                "--dry-run is for a single edit, and a batch has none; leave it out: nothing of a "
-                "batch goes live either"
-            )
+        _require_alone([subject, prompt, target, paraphrase, neighbour, alias, suite], dry_run)
         _propose_file(session, inputs.proposals(batched.file), batched, why)
         return
     if not (subject and prompt and target):
@@ -99,6 +93,17 @@ def propose(
         return
     operation = session.client.propose(subject, facts, **options)
     _conclude(session, operation)
+
+
+def _require_alone(given: list[object], dry_run: bool) -> None:
+    """Do nothing if a file of edits comes without options that are for one edit."""
+    if any(given):
+        raise typer.BadParameter("--file takes all of an edit from the file")
+    if dry_run:
+        raise typer.BadParameter(
+            "--dry-run is for a single edit, and a batch has none; leave it out: nothing of a "
+            "batch goes live either"
+        )
 
 
 @command(app, "verify")
