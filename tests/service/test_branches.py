@@ -441,8 +441,8 @@ def test_many_threads_on_many_branches_keep_every_line_whole(services, url):
     begin = threading.Barrier(len(names))
 
     def work(name, edit):
-        begin.wait(PATIENCE)
         create(services, name)
+        begin.wait(PATIENCE)  # else a slow thread's branch begins at another's promotion
         for _ in range(2):
             apply(services, edit, branch=name)
             services.changes.revert(ids(edit), name, call())
