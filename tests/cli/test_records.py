@@ -146,29 +146,20 @@ def test_what_is_no_json_is_named_by_line_and_column(written):
 ASKED = '"subject": "x", "prompt": "The {} is", "target": "a"'
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "place"),
-    [
-        ("x.csv", "subject,prompt,target,alias\nx,The {} is,a,y\n", "x.csv"),
-        ("x.json", f'[{{{ASKED}}}, {{{ASKED}, "alias": []}}]', "x.json, record 2"),
-        ("x.jsonl", f'{{{ASKED}}}\n\n{{{ASKED}, "alias": []}}', "x.jsonl, line 3"),
-    ],
-)
-def test_a_field_that_nobody_knows_is_refused(written, name, content, place):
-    assert refused(inputs.proposals, written(content, name)) == (
-        f"{place} has 'alias', which is none of the fields subject, prompt, target, aliases"
-    )
+UNKNOWN = "has 'alias', which is none of the fields subject, prompt, target, aliases"
+TWICE = "has 'target' twice; keep one of them"
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "place"),
+    ("name", "content", "said"),
     [
-        ("x.csv", "subject,prompt,target,target\nx,The {} is,a,b\n", "x.csv"),
-        ("x.json", f'[{{{ASKED}, "target": "b"}}]', "x.json, record 1"),
-        ("x.jsonl", f'{{{ASKED}, "target": "b"}}', "x.jsonl, line 1"),
+        ("x.csv", "subject,prompt,target,alias\nx,The {} is,a,y\n", f"x.csv {UNKNOWN}"),
+        ("x.json", f'[{{{ASKED}}}, {{{ASKED}, "alias": []}}]', f"x.json, record 2 {UNKNOWN}"),
+        ("x.jsonl", f'{{{ASKED}}}\n\n{{{ASKED}, "alias": []}}', f"x.jsonl, line 3 {UNKNOWN}"),
+        ("x.csv", "subject,prompt,target,target\nx,The {} is,a,b\n", f"x.csv {TWICE}"),
+        ("x.json", f'[{{{ASKED}, "target": "b"}}]', f"x.json, record 1 {TWICE}"),
+        ("x.jsonl", f'{{{ASKED}, "target": "b"}}', f"x.jsonl, line 1 {TWICE}"),
     ],
 )
-def test_a_field_that_stands_twice_is_refused(written, name, content, place):
-    said = refused(inputs.proposals, written(content, name))
-
-    assert said == f"{place} has 'target' twice; keep one of them"
+def test_a_field_that_nobody_knows_or_that_stands_twice_is_refused(written, name, content, said):
+    assert refused(inputs.proposals, written(content, name)) == said

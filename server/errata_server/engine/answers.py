@@ -52,6 +52,7 @@ MANY: Final = 8
 """Rows from which on a step with half of them is that much cheaper."""
 
 NO_TOKEN: Final = -1
+"""Stands for the end of text where a tokenizer has none."""
 
 
 def in_batches(
