@@ -29,10 +29,10 @@ from errata_server import files
 from errata_server.domain.errors import ErrataError
 from errata_server.engine.bank import GuardedBranch
 from errata_server.engine.crowd import Crowd
-from errata_server.engine.decoys import decoys_of
+from errata_server.engine.decoys import Known, Own
 from errata_server.engine.inspection import UNSEEN
-from errata_server.engine.keys import keys_in, own_width, subject_keys
-from errata_server.engine.solve import match_keys
+from errata_server.engine.keys import Name, keys_in, keys_of_names, own_width
+from errata_server.engine.solve import match, match_keys
 from errata_server.engine.subjects import SubjectKeys
 from errata_server.engine.tokens import join
 
@@ -118,16 +118,18 @@ def _part(crowd: Crowd, subjects: list[int], keys: Int[Tensor, " key"]) -> Crowd
 
 def guard_of(bench: Workbench, subject: str, crowd: Crowd) -> GuardedBranch:
     """The guard an edit of ``subject`` would have, without its value."""
-    keys, _ = subject_keys(bench.runner, subject, bench.profile, bench.factor)
-    matchers, leverages = match_keys(keys, bench.factor)
-    ordinary = crowd.ordinary_without([subject])
-    width = own_width(matchers, ordinary, bench.profile.guard_width)
-    profile = replace(bench.profile, guard_width=width)
-    decoys = decoys_of(bench.runner, [subject], matchers, profile, bench.factor, known=crowd.known)
+    runner, profile, factor = bench.runner, bench.profile, bench.factor
+    (found,) = keys_of_names(runner, [Name(text=subject)], profile, factor)
+    keys = found.keys
+    matchers, leverages = match_keys(keys, factor)
+    matches = match(crowd.ordinary, matchers.float())[crowd.without([subject])]
+    own = Own(names=(subject,), matchers=matchers, width=own_width(matches, profile.guard_width))
+    known = Known(runner=runner, profile=profile, factor=factor, subjects=crowd.known)
+    (decoys,) = known.decoys_of([own])
     return GuardedBranch(
         module=bench.profile.module,
         matchers=matchers.float(),
-        widths=torch.full((len(keys),), width),
+        widths=torch.full((len(keys),), own.width),
         residuals=torch.zeros(1, bench.profile.d_out),
         owners=torch.zeros(len(keys), dtype=torch.long),
         scales=(leverages.sqrt() / keys.double().norm(dim=1)).float(),
@@ -154,7 +156,7 @@ def look(bench: Workbench, subject: str, halves: Halves, counts: dict[str, Count
     keys = keys_in(bench.runner, guard.module, [(text, name) for _, text, name in mentions])
     for (kind, _, _), fires in zip(mentions, guard.nearest(keys.cpu()).fires, strict=True):
         counts.setdefault(kind, Count()).add(fires)
-    sample = halves.untold.ordinary_without([subject])
+    sample = halves.untold.ordinary[halves.untold.without([subject])]
     counts.setdefault("ordinary", Count()).add(guard.nearest(sample.float()).fires)
     for name, crowd in (("told", halves.told), ("untold", halves.untold)):
         fires = guard.nearest(_others(crowd.known, subject)).fires

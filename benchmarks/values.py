@@ -260,7 +260,7 @@ def _outcome(
     others: list[Answer] = []
     paraphrases: list[Answer] = []
     for case, solution in zip(cases, solutions, strict=True):
-        recognition = recognise(runner, case.request, profile, factor)
+        (recognition,) = recognise(runner, [case.request], profile, factor)
         patch = assemble(runner, case.request, profile, recognition, solution)
         bank = compose([patch], Composition.GUARDED, runner.device)
         others += ask(Recall(runner), case.others, BASE, bank)

@@ -115,7 +115,7 @@ class Workbench:
         if patch is None:
             start = time.perf_counter()
             try:
-                recognition = recognise(self.runner, request, profile, self.factor, role=role)
+                (recognition,) = recognise(self.runner, [request], profile, self.factor, role=role)
                 solution = optimise_value(
                     self.runner, request, profile, role=role, held=held, progress=ignored
                 )
@@ -144,7 +144,7 @@ class Workbench:
             width=manifest.guard_width,
             decoys=Decoys(subjects=manifest.decoys, rows=patch.decoys),
         )
-        found = in_crowd(self.runner, request, profile, self.factor, found, crowd=self.crowd)
+        (found,) = in_crowd(self.runner, [request], profile, self.factor, [found], crowd=self.crowd)
         manifest = replace(
             manifest,
             keys=len(found.keys),

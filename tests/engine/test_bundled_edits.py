@@ -189,9 +189,12 @@ def test_a_decoy_does_not_keep_an_edit_from_its_own_prompt(engine, tmp_path):
     known = collect(runner, near, profile, cache=tmp_path, progress=silent)
     crowd = replace(batch.crowd, known=known)
 
-    for request in asked:
-        alone = recognise(runner, request, profile, factor)
-        among = recognise(runner, request, profile, factor, crowd=crowd)
+    for request, alone, among in zip(
+        asked,
+        recognise(runner, asked, profile, factor),
+        recognise(runner, asked, profile, factor, crowd=crowd),
+        strict=True,
+    ):
         prompt = request.facts[0].prompt(request.subject)
         key = keys_at_subject(runner, profile.module, [prompt], request.subject)
         assert among.decoys.subjects

@@ -12,7 +12,7 @@ from errata_server.domain.operations import Progress
 from errata_server.engine import calibrate as calibration
 from errata_server.engine import values
 from errata_server.engine.calibrate import Outcome, calibrate, choose_prefixes, find_known
-from errata_server.engine.keys import subject_keys
+from errata_server.engine.keys import Name, keys_of_names
 from errata_server.engine.moments import collect, corpus_digest
 from errata_server.engine.solve import factor_second_moment, match, match_keys
 from tests.support import tiny_models
@@ -180,10 +180,10 @@ def test_the_guard_is_as_wide_as_keeps_the_quiet_share_off_ordinary_keys(
         """Guards of ``width`` that fire on no ordinary key."""
         count = 0
         for fact in KNOWN.facts:
-            keys, _ = subject_keys(trained, fact.subject, profile, factor)
+            (found,) = keys_of_names(trained, [Name(text=fact.subject)], profile, factor)
             absent = [fact.subject not in TEXTS[int(i)] for i in moment.sample_texts]
             sample = moment.sample[torch.tensor(absent)]
-            matches = match(sample, match_keys(keys, factor)[0].float())
+            matches = match(sample, match_keys(found.keys, factor)[0].float())
             count += float(matches.max()) <= 1 - width
         return count
 

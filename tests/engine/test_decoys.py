@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from errata_server.engine import decoys
-from errata_server.engine.decoys import near_subjects, whitened
+from errata_server.engine.decoys import Own, near_subjects, whitened
 from errata_server.engine.solve import factor_second_moment, match, match_keys
 from errata_server.engine.subjects import SubjectKeys
 
@@ -29,7 +29,8 @@ def known(**keys: torch.Tensor) -> SubjectKeys:
 
 def found(subject: str, among: SubjectKeys, width: float = 0.4) -> list[str]:
     matchers, _ = match_keys(KEY[None], FACTOR)
-    return near_subjects([subject], matchers, among, guard_width=width)
+    (near,) = near_subjects([Own(names=(subject,), matchers=matchers, width=width)], among)
+    return near
 
 
 def test_known_subjects_within_the_guard_and_a_margin_are_kept_off():
@@ -77,6 +78,15 @@ def test_only_the_nearest_are_kept_off(monkeypatch):
     among = known(a=near(0.8), b=near(0.99), c=near(0.7), d=near(0.9))
 
     assert found("own", among) == ["b", "d"]
+
+
+def test_each_of_several_edits_has_the_near_ones_of_its_own_keys():
+    among = known(close=near(0.9), other=near(0.1, 3), own=near(0.95))
+    matchers, _ = match_keys(torch.stack([KEY, near(0.1, 3)]), FACTOR)
+    first = Own(names=("own",), matchers=matchers[:1], width=0.4)
+    second = Own(names=("x",), matchers=matchers[1:], width=0.0)
+
+    assert near_subjects([first, second], among) == [["close"], ["other"]]
 
 
 def test_nothing_known_is_nothing_kept_off():

@@ -12,9 +12,11 @@ from errata_server.engine.editor import compute_patch
 from errata_server.engine.keys import (
     MAXIMUM_KEYS,
     MINIMUM_AGREEMENT,
-    context_keys,
+    Name,
+    NameKeys,
+    context_texts,
     keys_at_subject,
-    subject_keys,
+    keys_of_names,
 )
 from errata_server.engine.moments import collect
 from errata_server.engine.solve import factor_second_moment, match, match_keys
@@ -48,12 +50,19 @@ def factor(mean, profile):
 
 def contexts(runner, profile, subject):
     """(other keys, bare key, mean of them all)"""
-    others, bare = context_keys(runner, profile.module, subject, profile.prefixes)
+    texts = context_texts(subject, profile.prefixes, mentioned=True)
+    found = keys_at_subject(runner, profile.module, [*texts, subject], subject)
+    others, bare = found[:-1], found[-1]
     return others, bare, torch.cat([others, bare[None]]).mean(dim=0)
 
 
+def prado(runner, profile, factor, prompts=()) -> NameKeys:
+    (found,) = keys_of_names(runner, [Name(text="Prado", prompts=tuple(prompts))], profile, factor)
+    return found
+
+
 def test_the_agreement_is_the_bare_keys_match_with_the_averaged_one(trained, profile, mean, factor):
-    _, agreement = subject_keys(trained, "Prado", profile, factor)
+    agreement = prado(trained, profile, factor).agreement
 
     _, bare, averaged = contexts(trained, profile, "Prado")
     ridge = profile.ridge * mean.diagonal().mean() * torch.eye(len(mean), dtype=torch.float64)
@@ -65,24 +74,24 @@ def test_the_agreement_is_the_bare_keys_match_with_the_averaged_one(trained, pro
 def test_one_key_is_enough_where_it_recognises_the_bare_subject(
     trained, profile, factor, monkeypatch
 ):
-    _, agreement = subject_keys(trained, "Prado", profile, factor)
+    agreement = prado(trained, profile, factor).agreement
     monkeypatch.setattr(keys_module, "MINIMUM_AGREEMENT", agreement)
 
-    keys, _ = subject_keys(trained, "Prado", profile, factor)
+    keys = prado(trained, profile, factor).keys
 
-    assert torch.equal(keys, contexts(trained, profile, "Prado")[2][None])
+    assert torch.allclose(keys, contexts(trained, profile, "Prado")[2][None], atol=1e-4)
 
 
 def test_the_bare_key_becomes_one_of_its_own_where_the_average_would_miss_it(
     trained, profile, factor, monkeypatch
 ):
-    _, agreement = subject_keys(trained, "Prado", profile, factor)
+    agreement = prado(trained, profile, factor).agreement
     monkeypatch.setattr(keys_module, "MINIMUM_AGREEMENT", agreement + 1e-3)
 
-    keys, _ = subject_keys(trained, "Prado", profile, factor)
+    keys = prado(trained, profile, factor).keys
 
     others, bare, _ = contexts(trained, profile, "Prado")
-    assert torch.equal(keys, torch.stack([others.mean(dim=0), bare]))
+    assert torch.allclose(keys, torch.stack([others.mean(dim=0), bare]), atol=1e-4)
 
 
 def recognised(keys, factor, asked):
@@ -94,15 +103,15 @@ def test_a_prompt_the_keys_would_miss_brings_a_key_of_its_own(
 ):
     prompts = [template.format("Prado") for template in tiny_models.TEMPLATES]
     asked = keys_at_subject(trained, profile.module, prompts, "Prado")
-    few, _ = subject_keys(trained, "Prado", profile, factor)
+    few = prado(trained, profile, factor).keys
     lowest = float(recognised(few, factor, asked).min())
     monkeypatch.setattr(keys_module, "MINIMUM_AGREEMENT", min(lowest + 0.05, 0.99))
-    few, _ = subject_keys(trained, "Prado", profile, factor)
+    few = prado(trained, profile, factor).keys
     monkeypatch.setattr(keys_module, "MAXIMUM_KEYS", len(few) + len(prompts))
 
-    widened, _ = subject_keys(trained, "Prado", profile, factor, prompts=prompts)
+    widened = prado(trained, profile, factor, prompts).keys
 
-    assert torch.equal(widened[: len(few)], few)
+    assert torch.allclose(widened[: len(few)], few, atol=1e-4)
     assert bool((recognised(widened, factor, asked) >= MINIMUM_AGREEMENT).all())
 
 
@@ -110,7 +119,7 @@ def test_an_edit_has_no_more_keys_than_allowed(trained, profile, factor, monkeyp
     monkeypatch.setattr(keys_module, "MINIMUM_AGREEMENT", 2.0)
     prompts = [f"{lead} {tiny_models.TEMPLATES[0]}".format("Prado") for lead in tiny_models.LEADS]
 
-    keys, _ = subject_keys(trained, "Prado", profile, factor, prompts=prompts)
+    keys = prado(trained, profile, factor, prompts).keys
 
     assert len(keys) == MAXIMUM_KEYS
 

@@ -4,16 +4,18 @@ import pytest
 import torch
 
 from errata_server.domain.errors import PromptTooLongError, SubjectNotFoundError
+from errata_server.engine import answers
 from errata_server.engine import keys as keys_module
 from errata_server.engine.keys import (
     CLEARANCE,
     MENTIONS,
     NARROWEST,
-    context_keys,
+    Name,
+    context_texts,
     keys_at_subject,
-    keys_of_subjects,
+    keys_in,
+    keys_of_names,
     own_width,
-    subject_keys,
 )
 from errata_server.engine.moments import collect
 from errata_server.engine.solve import factor_second_moment
@@ -35,40 +37,59 @@ def test_each_key_is_the_input_at_the_subjects_last_token(either):
         assert torch.allclose(key, inputs[0, end], atol=1e-4)
 
 
-def test_the_bare_subjects_key_is_told_apart_from_those_behind_prefixes(either):
-    module = either.checkpoint.projection_path(0)
-    texts = [join(lead, "Big Ben") for lead in tiny_models.LEADS]
+def test_keys_of_many_texts_are_in_their_order_whatever_the_passes(either, monkeypatch):
+    module = either.checkpoint.projection_path(1)
+    mentions = [(text, "Café Gijón") for text in TEXTS] + [("Rome", "Rome")]
+    whole = keys_in(either, module, mentions)
+    monkeypatch.setattr(answers, "TOKENS", 1)
+
+    apart = keys_in(either, module, mentions)
+
+    alone = [keys_at_subject(either, module, [text], subject) for text, subject in mentions]
+    assert torch.allclose(apart, torch.cat(alone), atol=1e-4)
+    assert torch.allclose(whole, torch.cat(alone), atol=1e-4)
+
+
+def test_a_name_is_told_apart_behind_prefixes_and_mentioned():
     assert tiny_models.LEADS[0] == ""
 
-    others, bare = context_keys(either, module, "Big Ben", tiny_models.LEADS)
+    found = context_texts("Big Ben", tiny_models.LEADS, mentioned=True)
 
-    texts += [mention.replace("{}", "Big Ben") for mention in MENTIONS]
-    each = keys_at_subject(either, module, texts, "Big Ben")
-    assert torch.allclose(others, each[1:], atol=1e-4)
-    assert torch.allclose(bare, each[0], atol=1e-4)
+    behind = [join(lead, "Big Ben") for lead in tiny_models.LEADS[1:]]
+    assert found == [*behind, *(mention.replace("{}", "Big Ben") for mention in MENTIONS)]
 
 
-def test_a_longer_text_is_not_mentioned_and_stands_for_itself_without_prefixes(gpt2):
-    module = gpt2.checkpoint.projection_path(0)
-
-    others, bare = context_keys(gpt2, module, "Big Ben", ("",), bare="Big Ben is in")
-
-    assert torch.equal(others, bare[None])
+def test_a_longer_text_is_not_mentioned_and_stands_for_itself_without_prefixes():
+    assert context_texts("Big Ben is in", ("",), mentioned=False) == ["Big Ben is in"]
 
 
-def test_keys_of_several_subjects_are_those_of_each_alone(trained, tmp_path, monkeypatch):
-    monkeypatch.setattr(keys_module, "TOGETHER", 2)
-    profile = tiny_models.tiny_profile(trained, layer=0)
+@pytest.fixture
+def profile(trained):
+    return tiny_models.tiny_profile(trained, layer=0)
+
+
+@pytest.fixture
+def factor(trained, profile, tmp_path):
     moment = collect(trained, tiny_models.PROSE, [0], cache=tmp_path, progress=lambda _: None)[0]
-    factor = factor_second_moment(moment.mean(), profile.ridge)
-    subjects = ["Big Ben", "Café Gijón", "Louvre"]
+    return factor_second_moment(moment.mean(), profile.ridge)
 
-    found = list(keys_of_subjects(trained, subjects, profile, factor))
 
-    for subject, keys in zip(subjects, found, strict=True):
-        alone, _ = subject_keys(trained, subject, profile, factor)
-        assert torch.allclose(keys, alone, atol=1e-4)
-    assert list(keys_of_subjects(trained, [], profile, factor)) == []
+def test_keys_of_several_names_are_those_of_each_alone(trained, profile, factor, monkeypatch):
+    monkeypatch.setattr(keys_module, "MINIMUM_AGREEMENT", 0.99)  # so that names have several
+    names = [
+        Name(text="Big Ben", prompts=("Big Ben is in", "They say it every day. Big Ben is")),
+        Name(text="Café Gijón"),
+        Name(text="Louvre", prompts=("The Louvre is in",)),
+    ]
+
+    found = keys_of_names(trained, names, profile, factor)
+
+    for name, one in zip(names, found, strict=True):
+        (alone,) = keys_of_names(trained, [name], profile, factor)
+        assert torch.allclose(one.keys, alone.keys, atol=1e-4)
+        assert one.agreement == pytest.approx(alone.agreement, abs=1e-4)
+    assert len({len(one.keys) for one in found}) > 1
+    assert keys_of_names(trained, [], profile, factor) == []
 
 
 def test_a_text_that_does_not_name_the_subject_is_refused(gpt2):
@@ -84,11 +105,9 @@ def test_a_text_too_long_is_refused(gpt2):
 
 
 def test_a_guard_is_narrowed_by_the_nearest_ordinary_key_alone():
-    matchers = torch.tensor([[1.0, 0.0], [0.0, 0.5]])
-    ordinary = torch.tensor([[3.0, 4.0], [-1.0, 0.0], [5.0, 12.0]])  # matches .6, 0 and .46
+    matches = torch.tensor([[0.6, 0.4], [0.0, -1.0], [0.38, 0.46]])
 
-    assert own_width(matchers, ordinary, 0.3) == pytest.approx(0.3)
-    assert own_width(matchers, ordinary, 0.5) == pytest.approx(1 - 0.6 - CLEARANCE)
-    assert own_width(matchers, ordinary * 1e6, 0.5) == pytest.approx(1 - 0.6 - CLEARANCE)
-    assert own_width(matchers * 2, ordinary, 0.5) == NARROWEST
-    assert own_width(matchers, ordinary[:0], 0.5) == 0.5
+    assert own_width(matches, 0.3) == pytest.approx(0.3)
+    assert own_width(matches, 0.5) == pytest.approx(1 - 0.6 - CLEARANCE)
+    assert own_width(matches * 2, 0.5) == NARROWEST
+    assert own_width(matches[:0], 0.5) == 0.5

@@ -152,8 +152,7 @@ class EditRequest:
                 field="facts",
                 facts=len(self.facts),
             )
-        prompts = [fact.prompt(self.subject) for fact in self.facts]
-        for prompt in prompts:
+        for prompt in self.prompts:
             if prompt.count(self.subject) != 1:
                 raise SubjectNotFoundError(
                     f"the prompt {prompt!r} names the subject {self.subject!r} "
@@ -162,8 +161,18 @@ class EditRequest:
                     prompt=prompt,
                     subject=self.subject,
                 )
-        if len(set(prompts)) != len(prompts):
+        if len(set(self.prompts)) != len(self.facts):
             raise InvalidFactError("two facts of this edit have the same prompt", field="facts")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All names the edit knows: its subject and its aliases."""
+        return (self.subject, *self.aliases)
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """The prompt of every fact."""
+        return tuple(fact.prompt(self.subject) for fact in self.facts)
 
     def to_json(self) -> dict[str, Any]:
         """The request as JSON-ready values; inverse of `from_json`.

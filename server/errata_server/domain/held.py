@@ -33,5 +33,5 @@ def held_prompts(known_facts: KnownFacts, request: EditRequest) -> tuple[str, ..
         for relation in list(dict.fromkeys(others))[:MOST_HELD]
         for template in known_facts.templates[relation][:PHRASINGS]
     ]
-    asked = {fact.prompt(request.subject) for fact in request.facts}
+    asked = set(request.prompts)
     return tuple(prompt for prompt in prompts if len(prompt) <= MAX_TEXT and prompt not in asked)

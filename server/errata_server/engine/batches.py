@@ -5,7 +5,6 @@ wait for the model meanwhile; an edit that cannot be computed does not keep the 
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -41,7 +40,7 @@ KEPT_STATES: Final = 34
 """Hidden states a layer keeps for the way back, about: norms, attention, the MLP's inside."""
 
 ASKED: Final = 32
-"""Prompts that are put to the base model together."""
+"""Prompts that are put to the base model together, and edits whose keys are taken so."""
 
 Computed = PatchTensors | InvalidInputError | PreconditionError
 
@@ -91,17 +90,32 @@ class Batch:
                     self.runner, [contexts[i] for i in group], self.profile, progress=progress
                 )
             )
-        for index, solution in found:
+        with telemetry.stage("keys"):
+            recognised = self._recognised([group[index] for index, _ in found], self.crowd)
+        for (index, solution), one in zip(found, recognised, strict=True):
             place = group[index]
-            request = self.requests[place]
+            if not isinstance(one, Recognition):
+                yield place, one
+                continue
             try:
-                with telemetry.stage("keys"):
-                    recognition = recognise(
-                        self.runner, request, self.profile, self.factor, crowd=self.crowd
-                    )
-                yield place, assemble(self.runner, request, self.profile, recognition, solution)
-            except (InvalidInputError, PreconditionError) as error:
+                yield (
+                    place,
+                    assemble(self.runner, self.requests[place], self.profile, one, solution),
+                )
+            except PreconditionError as error:
                 yield place, error
+
+    def _recognised(
+        self, places: Sequence[int], crowd: Crowd | None
+    ) -> list[Recognition | InvalidInputError | PreconditionError]:
+        """The edits at ``places`` in shared passes; by themselves if one cannot be."""
+        requests = [self.requests[place] for place in places]
+        try:
+            return [*recognise(self.runner, requests, self.profile, self.factor, crowd=crowd)]
+        except (InvalidInputError, PreconditionError) as error:
+            if len(places) == 1:
+                return [error]
+        return [one for place in places for one in self._recognised([place], crowd)]
 
     def near_subjects(
         self, *, conflict: float, progress: ReportProgress
@@ -112,21 +126,22 @@ class Batch:
             CancelledError: ``progress`` asked for it.
         """
         found: dict[int, Recognition] = {}
-        for place, request in enumerate(self.requests):
-            progress(Progress(stage="keys", done=place, total=len(self.requests)))
+        for start in range(0, len(self.requests), ASKED):
+            progress(Progress(stage="keys", done=start, total=len(self.requests)))
+            places = range(len(self.requests))[start : start + ASKED]
             # One that cannot be computed is near nobody; `compute` says why.
-            with suppress(InvalidInputError, PreconditionError):
-                found[place] = recognise(self.runner, request, self.profile, self.factor)
+            pairs = zip(places, self._recognised(places, None), strict=True)
+            found |= {place: one for place, one in pairs if isinstance(one, Recognition)}
         if not found:
             return ()
-        places = list(found)
+        known = list(found)
         conflicts, matches = _between(list(found.values()))
         fires = matches > 1 - self.profile.guard_width
         near = ((conflicts > conflict) | fires | fires.T).triu(1).nonzero().tolist()
         return tuple(
             NearSubjects(
-                first=places[first],
-                second=places[second],
+                first=known[first],
+                second=known[second],
                 conflict=float(conflicts[first, second]),
                 first_fires=bool(fires[first, second]),
                 second_fires=bool(fires[second, first]),

@@ -24,7 +24,7 @@ from errata_server.engine import moments
 from errata_server.engine.bank import compose
 from errata_server.engine.checkpoint import Checkpoint
 from errata_server.engine.editor import compute_patch
-from errata_server.engine.keys import keys_at_subject, subject_keys
+from errata_server.engine.keys import Name, keys_at_subject, keys_of_names
 from errata_server.engine.runner import Runner
 from errata_server.engine.solve import factor_second_moment, match, match_keys
 from errata_server.engine.trials import Shares, Trial, ask_trial, known_among, shares, trial_of
@@ -177,16 +177,18 @@ def guard_width(
     """
     subjects = work.known[:GUARD_SUBJECTS]
     moment = work.by_layer[profile.layer]
+    names = [Name(text=fact.subject) for fact in subjects]
     own, foreign = [], []
-    for fact in subjects:
-        keys, _ = subject_keys(work.runner, fact.subject, profile, factor)
-        matchers = match_keys(keys, factor)[0].float()
+    for fact, found in zip(
+        subjects, keys_of_names(work.runner, names, profile, factor), strict=True
+    ):
+        matchers = match_keys(found.keys, factor)[0].float()
         templates = work.known_facts.templates[fact.relation]
         mentions = [template.replace("{}", fact.subject) for template in templates]
         seen = keys_at_subject(work.runner, profile.module, mentions, fact.subject)
         own.append(match(seen.cpu(), matchers).max(dim=1).values)
-        sample = moment.sample_without(work.texts, [fact.subject])
-        foreign.append(match(sample, matchers).max())
+        quiet = moment.without(work.texts, [fact.subject])
+        foreign.append(match(moment.sample[quiet], matchers).max())
     threshold = float(torch.stack(foreign).quantile(QUIET))
     width = min(max(1 - threshold, WIDTHS[0]), WIDTHS[1])
     recognised = torch.cat(own) > 1 - width

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from errata_server.engine.moments import SecondMoment
@@ -22,6 +22,11 @@ class Crowd:
 
     known: SubjectKeys
 
-    def ordinary_without(self, names: Sequence[str]) -> Float[Tensor, "row d_in"]:
-        """The sampled keys whose text holds none of ``names``."""
-        return self.moment.sample_without(self.texts, names)
+    @property
+    def ordinary(self) -> Float[Tensor, "row d_in"]:
+        """The sampled keys."""
+        return self.moment.sample
+
+    def without(self, names: Sequence[str]) -> Bool[Tensor, " row"]:
+        """Which of the sampled keys are of a text that holds none of ``names``."""
+        return self.moment.without(self.texts, names)

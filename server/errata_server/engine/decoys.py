@@ -6,7 +6,7 @@ is nearer to. Invariant: a decoy has no value, so all it can do is leave the bas
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from errata_server.domain.facts import plain_name
 from errata_server.domain.profiles import Profile
-from errata_server.engine.keys import keys_of_subjects
+from errata_server.engine.keys import Name, keys_of_names
 from errata_server.engine.runner import Runner
 from errata_server.engine.solve import match, match_keys
 from errata_server.engine.subjects import SubjectKeys
@@ -36,44 +36,69 @@ class Decoys:
     rows: Float[Tensor, "decoy d_in"]
 
 
-def decoys_of(
-    runner: Runner,
-    names: Sequence[str],
-    matchers: Float[Tensor, "key d_in"],
-    profile: Profile,
-    factor: Float[Tensor, "d_in d_in"],
-    *,
-    known: SubjectKeys,
-) -> Decoys:
-    """The ``known`` subjects near an edit with ``matchers``, as decoys.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Own:
+    """What an edit has of its own, for others to be told apart from."""
 
-    Args:
-        names: The edit's subject and its aliases.
-        factor: Cholesky factor of the second moment the matchers were made with.
-    """
-    matchers = matchers.float()
-    near = near_subjects(names, matchers, known, guard_width=profile.guard_width)
-    if not near:
-        return Decoys(subjects=(), rows=matchers[:0])
-    keys = list(keys_of_subjects(runner, near, profile, factor))
-    subjects = [name for name, own in zip(near, keys, strict=True) for _ in own]
-    return Decoys(subjects=tuple(subjects), rows=whitened(torch.cat(keys), factor).float())
+    names: tuple[str, ...]
+    """Its subject and its aliases."""
+
+    matchers: Float[Tensor, "key d_in"]
+    width: float
 
 
-def near_subjects(
-    names: Sequence[str],
-    matchers: Float[Tensor, "key d_in"],
-    known: SubjectKeys,
-    *,
-    guard_width: float,
-) -> list[str]:
-    """Other known subjects on which a guard of ``guard_width`` may fire, in their order."""
-    own = {plain_name(name) for name in names}
-    nearest = match(known.keys, matchers.float()).flatten(1).amax(dim=1)
-    near = (nearest > 1 - guard_width - MARGIN).nonzero()[:, 0].tolist()
-    others = [row for row in near if plain_name(known.subjects[row]) not in own]
-    others.sort(key=lambda row: (-float(nearest[row]), known.subjects[row]))
-    return [known.subjects[row] for row in sorted(others[:MAXIMUM_DECOYS])]
+@dataclass(slots=True, kw_only=True)
+class Known:
+    """Known subjects as decoys, each computed once, when it first is one."""
+
+    runner: Runner
+    profile: Profile
+    factor: Float[Tensor, "d_in d_in"]
+    """Cholesky factor of the second moment the edits' matchers were made with."""
+
+    subjects: SubjectKeys
+    _rows: dict[str, Float[Tensor, "key d_in"]] = field(default_factory=dict)
+
+    def decoys_of(self, edits: Sequence[Own]) -> list[Decoys]:
+        """For each of ``edits`` the known subjects near it, as decoys."""
+        near = near_subjects(edits, self.subjects)
+        fresh = [name for names in near for name in names if name not in self._rows]
+        self._compute(list(dict.fromkeys(fresh)))
+        return [self._decoys(names) for names in near]
+
+    def _compute(self, subjects: Sequence[str]) -> None:
+        names = [Name(text=subject) for subject in subjects]
+        found = [one.keys for one in keys_of_names(self.runner, names, self.profile, self.factor)]
+        if found:
+            rows = whitened(torch.cat(found), self.factor).float()
+            sizes = [len(keys) for keys in found]
+            self._rows |= zip(subjects, rows.split(sizes), strict=True)
+
+    def _decoys(self, subjects: Sequence[str]) -> Decoys:
+        rows = [self._rows[subject] for subject in subjects]
+        return Decoys(
+            subjects=tuple(name for name, own in zip(subjects, rows, strict=True) for _ in own),
+            rows=torch.cat(rows) if rows else torch.zeros(0, self.profile.d_in),
+        )
+
+
+def near_subjects(edits: Sequence[Own], known: SubjectKeys) -> list[list[str]]:
+    """For each of ``edits`` the other known subjects its guard may fire on, in their order."""
+    matchers = torch.cat([edit.matchers for edit in edits]).float()
+    matches = match(known.keys, matchers).amax(dim=1)  # subject by key
+    parts = matches.split([len(edit.matchers) for edit in edits], dim=1)
+    return [
+        _nearest(edit, own.amax(dim=1), known.subjects)
+        for edit, own in zip(edits, parts, strict=True)
+    ]
+
+
+def _nearest(edit: Own, matches: Float[Tensor, " subject"], subjects: Sequence[str]) -> list[str]:
+    own = {plain_name(name) for name in edit.names}
+    near = (matches > 1 - edit.width - MARGIN).nonzero()[:, 0].tolist()
+    others = [row for row in near if plain_name(subjects[row]) not in own]
+    others.sort(key=lambda row: (-float(matches[row]), subjects[row]))
+    return [subjects[row] for row in sorted(others[:MAXIMUM_DECOYS])]
 
 
 def whitened(

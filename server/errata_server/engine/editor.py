@@ -4,6 +4,7 @@ Everything is computed against the base model, so a patch does not depend on whi
 are live.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -19,11 +20,11 @@ from errata_server.domain.profiles import Profile
 from errata_server.domain.traces import TokenRole
 from errata_server.engine.bank import GuardedBranch
 from errata_server.engine.crowd import Crowd
-from errata_server.engine.decoys import Decoys, decoys_of
-from errata_server.engine.keys import MAXIMUM_KEYS, keys_at_subject, own_width, subject_keys
+from errata_server.engine.decoys import Decoys, Known, Own
+from errata_server.engine.keys import MAXIMUM_KEYS, Name, keys_in, keys_of_names, own_width
 from errata_server.engine.patch import PatchTensors
 from errata_server.engine.runner import Runner
-from errata_server.engine.solve import match_keys
+from errata_server.engine.solve import match, match_keys
 from errata_server.engine.values import ValueSolution, optimise_value
 
 
@@ -80,7 +81,7 @@ def compute_patch(
         CancelledError: ``progress`` asked for it.
     """
     with telemetry.stage("keys"):
-        recognition = recognise(runner, request, profile, factor, role=role)
+        (recognition,) = recognise(runner, [request], profile, factor, role=role)
     with telemetry.stage("values"):
         solution = optimise_value(runner, request, profile, role=role, progress=progress)
     return assemble(runner, request, profile, recognition, solution)
@@ -88,67 +89,114 @@ def compute_patch(
 
 def recognise(
     runner: Runner,
-    request: EditRequest,
+    requests: Sequence[EditRequest],
     profile: Profile,
     factor: Float[Tensor, "d_in d_in"],
     *,
     role: TokenRole = TokenRole.LAST_SUBJECT,
     crowd: Crowd | None = None,
-) -> Recognition:
-    """The keys of ``request``'s subject, and what its guard does in a ``crowd``; see `keys`."""
-    prompts = [fact.prompt(request.subject) for fact in request.facts]
-    keys, agreement = subject_keys(
-        runner, request.subject, profile, factor, prompts=prompts, role=role
-    )
-    for alias in request.aliases:
-        others, _ = subject_keys(runner, alias, profile, factor)
-        keys = torch.cat([keys, others])
-    matchers, leverages = match_keys(keys, factor)
-    found = Recognition(
-        keys=keys,
-        matchers=matchers,
-        leverages=leverages,
-        agreement=agreement,
-        width=profile.guard_width,
-        decoys=Decoys(subjects=(), rows=matchers[:0].float()),
-    )
+) -> list[Recognition]:
+    """The keys of each request's subject, and what its guard does in a ``crowd``; see `keys`.
+
+    All of them are taken in shared passes.
+
+    Raises:
+        SubjectNotFoundError: a prompt does not name its subject.
+        PromptTooLongError: a name does not fit the context behind a prefix.
+    """
+    names = [Name(text=one.subject, prompts=one.prompts) for one in requests]
+    aliases = [Name(text=alias) for one in requests for alias in one.aliases]
+    own = keys_of_names(runner, names, profile, factor, role=role)
+    others = iter(keys_of_names(runner, aliases, profile, factor))
+    keys = [
+        torch.cat([first.keys, *(next(others).keys for _ in one.aliases)])
+        for first, one in zip(own, requests, strict=True)
+    ]
+    nothing = Decoys(subjects=(), rows=torch.zeros(0, profile.d_in))
+    found = [
+        Recognition(
+            keys=some,
+            matchers=matchers,
+            leverages=leverages,
+            agreement=first.agreement,
+            width=profile.guard_width,
+            decoys=nothing,
+        )
+        for first, (some, matchers, leverages) in zip(own, _matched(keys, factor), strict=True)
+    ]
     if crowd is None:
         return found
-    return in_crowd(runner, request, profile, factor, found, crowd=crowd)
+    return in_crowd(runner, requests, profile, factor, found, crowd=crowd)
 
 
 def in_crowd(
     runner: Runner,
-    request: EditRequest,
+    requests: Sequence[EditRequest],
     profile: Profile,
     factor: Float[Tensor, "d_in d_in"],
-    found: Recognition,
+    found: Sequence[Recognition],
     *,
     crowd: Crowd,
-) -> Recognition:
-    """``found`` with a guard that keeps off a ``crowd``, but not off the edit's own prompts.
+) -> list[Recognition]:
+    """``found`` with guards that keep off a ``crowd``, but not off the edits' own prompts.
 
-    Where the guard does not fire on the subject in one of ``request``'s prompts, because a decoy is
+    Where a guard does not fire on the subject in one of its request's prompts, because a decoy is
     nearer there than the edit's keys are or because it was narrowed, that mention becomes a key
     too, as long as there are no more than `MAXIMUM_KEYS` for each name: at its own key an edit is
     nearer than any decoy. The checks tell of a prompt that stays unheard.
     """
-    names = (request.subject, *request.aliases)
-    prompts = [fact.prompt(request.subject) for fact in request.facts]
-    asked = keys_at_subject(runner, profile.module, prompts, request.subject).cpu()
-    ordinary = crowd.ordinary_without(names)
-    most = MAXIMUM_KEYS * len(names)
-    while True:
-        width = own_width(found.matchers, ordinary, profile.guard_width)
-        narrowed = replace(profile, guard_width=width)
-        decoys = decoys_of(runner, names, found.matchers, narrowed, factor, known=crowd.known)
-        found = replace(found, width=width, decoys=decoys)
-        deaf = asked[~found.guard.nearest(asked).fires]
-        if not len(deaf) or len(found.keys) >= most:
-            return found
-        keys = torch.cat([found.keys, deaf[:1]])
-        matchers, leverages = match_keys(keys, factor)
-        found = replace(found, keys=keys, matchers=matchers, leverages=leverages)
+    mentions = [(prompt, one.subject) for one in requests for prompt in one.prompts]
+    asked = keys_in(runner, profile.module, mentions).cpu()
+    prompts = asked.split([len(one.prompts) for one in requests])
+    known = Known(runner=runner, profile=profile, factor=factor, subjects=crowd.known)
+    settled = list(found)
+    left = list(range(len(requests)))
+    while left:
+        some = _kept_off([requests[i] for i in left], [settled[i] for i in left], crowd, known)
+        widened: dict[int, Float[Tensor, "key d_in"]] = {}
+        for place, one in zip(left, some, strict=True):
+            settled[place] = one
+            deaf = prompts[place][~one.guard.nearest(prompts[place]).fires]
+            most = MAXIMUM_KEYS * (1 + len(requests[place].aliases))
+            if len(deaf) and len(one.keys) < most:
+                widened[place] = torch.cat([one.keys, deaf[:1]])
+        for place, (keys, matchers, leverages) in zip(
+            widened, _matched(list(widened.values()), factor), strict=True
+        ):
+            settled[place] = replace(
+                settled[place], keys=keys, matchers=matchers, leverages=leverages
+            )
+        left = list(widened)
+    return settled
+
+
+def _kept_off(
+    requests: Sequence[EditRequest], found: Sequence[Recognition], crowd: Crowd, known: Known
+) -> list[Recognition]:
+    """``found``, each as wide as the crowd lets it be and with the decoys it then needs."""
+    matches = match(crowd.ordinary, torch.cat([one.matchers for one in found]).float())
+    parts = matches.split([len(one.matchers) for one in found], dim=1)
+    own = [
+        Own(
+            names=request.names,
+            matchers=one.matchers,
+            width=own_width(part[crowd.without(request.names)], known.profile.guard_width),
+        )
+        for request, one, part in zip(requests, found, parts, strict=True)
+    ]
+    pairs = zip(found, own, known.decoys_of(own), strict=True)
+    return [replace(one, width=edit.width, decoys=decoys) for one, edit, decoys in pairs]
+
+
+def _matched(
+    keys: Sequence[Float[Tensor, "_ d_in"]], factor: Float[Tensor, "d_in d_in"]
+) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """(keys, matchers, leverages) of each edit, found in one solve."""
+    if not keys:
+        return []
+    matchers, leverages = match_keys(torch.cat(list(keys)), factor)
+    sizes = [len(own) for own in keys]
+    return list(zip(keys, matchers.split(sizes), leverages.split(sizes), strict=True))
 
 
 def assemble(

@@ -164,7 +164,7 @@ class TorchEngine:
         """See `Engine.validate`."""
         profile, tokens = self._calibrated(), self._runner.tokens
         contexts_of(tokens, request, profile)
-        require_mentions(tokens, (request.subject, *request.aliases), profile.prefixes)
+        require_mentions(tokens, request.names, profile.prefixes)
         self._refuse_untrained(request)
 
     def require_change(self, request: EditRequest, *, progress: ReportProgress) -> None:

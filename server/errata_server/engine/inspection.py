@@ -52,7 +52,7 @@ def inspect(
     mentions = [(join(lead, name), name) for name in patch.manifest.names for lead in UNSEEN]
     texts = [text for text, _ in mentions]
     own = keys_in(runner, patch.manifest.module, mentions)
-    sample = moment.sample_without(moment_texts, patch.manifest.names)
+    quiet = moment.without(moment_texts, patch.manifest.names)
     conflicts = sorted(
         ((edit, _whitened_cosine(patch, other)) for edit, other in live),
         key=lambda row: (-row[1], row[0]),
@@ -60,8 +60,8 @@ def inspect(
     return PatchInspection(
         finite=all(bool(torch.isfinite(t).all()) for t in (patch.matchers, patch.residual)),
         own_matches=tuple(zip(texts, best_matches(patch, own).tolist(), strict=True)),
-        corpus_firings=int(_fires(patch, sample).sum()),
-        corpus_keys=len(sample),
+        corpus_firings=int((_fires(patch, moment.sample) & quiet).sum()),
+        corpus_keys=int(quiet.sum()),
         neighbour_matches=_prompt_matches(runner, patch, neighbours),
         conflicts=tuple(conflicts),
         fires_on_live=tuple(

@@ -4,7 +4,8 @@ The same key is used everywhere (r-ROME, arXiv:2403.07175): mixing an averaged k
 unprefixed one is what makes the original ROME produce disabling edits.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from errata_server.domain.facts import PLACEHOLDER
 from errata_server.domain.profiles import Profile
 from errata_server.domain.traces import TokenRole
+from errata_server.engine.answers import in_batches
 from errata_server.engine.runner import Runner
 from errata_server.engine.solve import match, match_keys
 from errata_server.engine.tokens import Tokens, join
@@ -44,9 +46,6 @@ MENTIONS: Final = ('The "{}', "They saw ({}", "A/{}", "one -{}", "the '{}", "\n{
 """Ways to come to a subject within a sentence and behind punctuation, where it is often split
 into other tokens. Prefixes end where a sentence does."""
 
-TOGETHER: Final = 8
-"""Subjects whose keys are taken in one forward pass, each in every context."""
-
 MAXIMUM_KEYS: Final = 4
 """Keys one edit may have: each is one more row for every served token."""
 
@@ -55,16 +54,32 @@ OF_SUBJECT: Final = frozenset({TokenRole.FIRST_SUBJECT, TokenRole.LAST_SUBJECT})
 """Roles of tokens that the bare subject has."""
 
 
-def own_width(
-    matchers: Float[Tensor, "key d_in"],
-    ordinary: Float[Tensor, "row d_in"],
-    guard_width: float,
-) -> float:
-    """``guard_width``, or less where a guard of ``matchers`` would fire on an ``ordinary`` key."""
-    if not len(ordinary):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Name:
+    """A subject or an alias, and prompts in which it must be recognised too."""
+
+    text: str
+    prompts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NameKeys:
+    """The keys by which a name is recognised."""
+
+    keys: Float[Tensor, "key d_in"]
+    agreement: float
+    """rho_u: the unprefixed key's match with the averaged key."""
+
+
+def own_width(matches: Float[Tensor, "row key"], guard_width: float) -> float:
+    """``guard_width``, or less where a guard with these ``matches`` would fire on a row.
+
+    Args:
+        matches: Of ordinary keys with the guard's.
+    """
+    if not len(matches):
         return guard_width
-    nearest = float(match(ordinary, matchers.to(ordinary.dtype)).max())
-    return min(guard_width, max(1 - nearest - CLEARANCE, NARROWEST))
+    return min(guard_width, max(1 - float(matches.max()) - CLEARANCE, NARROWEST))
 
 
 def keys_at_subject(
@@ -98,30 +113,15 @@ def keys_in(
         PromptTooLongError: a text does not fit the context.
     """
     ends = [runner.tokens.place(text, subject, role) for text, subject in mentions]
-    batch = runner.tokens.pad([runner.tokens.fit(text) for text, _ in mentions])
-    (inputs,) = runner.inputs(batch, [module])
-    rows = torch.arange(len(mentions), device=inputs.device)
-    return inputs[rows, torch.tensor(ends, device=inputs.device)].float()
-
-
-def context_keys(
-    runner: Runner,
-    module: str,
-    subject: str,
-    prefixes: Sequence[str],
-    *,
-    role: TokenRole = TokenRole.LAST_SUBJECT,
-    bare: str = "",
-) -> tuple[Float[Tensor, "context d_in"], Float[Tensor, " d_in"]]:
-    """The keys behind each of ``prefixes`` that is not empty and in each of `MENTIONS`, and bare.
-
-    Args:
-        bare: The text without a prefix; the subject where empty. A longer one is not mentioned.
-    """
-    bare = bare or subject
-    texts = context_texts(bare, prefixes, mentioned=bare == subject)
-    keys = keys_at_subject(runner, module, [bare, *texts], subject, role=role)
-    return keys[1:], keys[0]
+    rows = [runner.tokens.fit(text) for text, _ in mentions]
+    order = sorted(range(len(rows)), key=lambda place: len(rows[place]))
+    found: list[Float[Tensor, " d_in"]] = [torch.empty(0)] * len(rows)
+    for some in in_batches(order, lambda place: len(rows[place])):
+        (inputs,) = runner.inputs(runner.tokens.pad([rows[place] for place in some]), [module])
+        own = inputs[range(len(some)), [ends[place] for place in some]].float()
+        for place, key in zip(some, own, strict=True):
+            found[place] = key
+    return torch.stack(found)
 
 
 def context_texts(text: str, prefixes: Sequence[str], *, mentioned: bool) -> list[str]:
@@ -137,7 +137,7 @@ def context_texts(text: str, prefixes: Sequence[str], *, mentioned: bool) -> lis
 
 
 def require_mentions(tokens: Tokens, names: Sequence[str], prefixes: Sequence[str]) -> None:
-    """Do nothing if the keys of each of ``names`` can be taken wherever `subject_keys` does.
+    """Do nothing if the keys of each of ``names`` can be taken wherever `keys_of_names` does.
 
     Raises:
         SubjectNotFoundError: a name's tokens cannot be told apart from what is around it.
@@ -149,83 +149,87 @@ def require_mentions(tokens: Tokens, names: Sequence[str], prefixes: Sequence[st
             tokens.subject_end(text, name)
 
 
-def subject_keys(
+def keys_of_names(
     runner: Runner,
-    subject: str,
+    names: Sequence[Name],
     profile: Profile,
     factor: Float[Tensor, "d_in d_in"],
     *,
-    prompts: Sequence[str] = (),
     role: TokenRole = TokenRole.LAST_SUBJECT,
-) -> tuple[Float[Tensor, "key d_in"], float]:
-    """(keys, rho_u): the averaged key, and more of the same value where it falls short.
+) -> list[NameKeys]:
+    """Of each name the averaged key, and more of the same value where it falls short.
 
-    The average is over every prefix and way to mention it, the bare subject included. Where it
-    would miss the bare subject (often another tokenisation: no space before it), mixing the two
+    The average is over every prefix and way to mention it, the bare name included. Where it
+    would miss the bare name (often another tokenisation: no space before it), mixing the two
     serves neither, so the average of the others and the unprefixed key become two keys. The
-    subject's key in one of ``prompts`` that still goes unrecognised becomes a key too,
-    `MAXIMUM_KEYS` in all. A token behind the subject has its keys in the first of ``prompts``,
+    name's key in one of its prompts that still goes unrecognised becomes a key too,
+    `MAXIMUM_KEYS` in all. A token behind the subject has its keys in the first of the prompts,
     there being none in the bare subject.
-    """
-    text = subject if role in OF_SUBJECT else prompts[0]
-    others, bare = context_keys(
-        runner, profile.module, subject, profile.prefixes, role=role, bare=text
-    )
-    found = torch.cat([others, bare[None]]).cpu()
-    if prompts:
-        asked = keys_at_subject(runner, profile.module, prompts, subject, role=role).cpu()
-        found = torch.cat([found, asked])
-    groups, agreement = group_mentions(found, len(others), factor)
-    return averaged(found, groups), agreement
-
-
-def keys_of_subjects(
-    runner: Runner,
-    subjects: Sequence[str],
-    profile: Profile,
-    factor: Float[Tensor, "d_in d_in"],
-) -> Iterator[Float[Tensor, "key d_in"]]:
-    """The keys `subject_keys` gives each of ``subjects``, some of them in one pass.
 
     Raises:
-        PromptTooLongError: a subject does not fit the context.
+        SubjectNotFoundError: a prompt does not name its subject.
+        PromptTooLongError: a name does not fit the context behind a prefix.
     """
-    for start in range(0, len(subjects), TOGETHER):
-        some = subjects[start : start + TOGETHER]
-        texts = [
-            [*context_texts(subject, profile.prefixes, mentioned=True), subject] for subject in some
-        ]
-        mentions = [
-            (text, subject) for subject, own in zip(some, texts, strict=True) for text in own
-        ]
-        found = keys_in(runner, profile.module, mentions).cpu()
-        for rows in found.split([len(own) for own in texts]):
-            groups, _ = group_mentions(rows, len(rows) - 1, factor)
-            yield averaged(rows, groups)
+    texts, others = [], []
+    for name in names:
+        bare = name.text if role in OF_SUBJECT else name.prompts[0]
+        around = context_texts(bare, profile.prefixes, mentioned=bare == name.text)
+        texts.append([*around, bare, *name.prompts])
+        others.append(len(around))
+    named = [(text, name.text) for name, own in zip(names, texts, strict=True) for text in own]
+    if not named:
+        return []
+    found = keys_in(runner, profile.module, named, role=role).cpu().split([len(t) for t in texts])
+    return [
+        NameKeys(keys=averaged(rows, groups), agreement=agreement)
+        for rows, (groups, agreement) in zip(
+            found, group_mentions(found, others, factor), strict=True
+        )
+    ]
 
 
 def group_mentions(
-    mentions: Float[Tensor, "mention d_in"], others: int, factor: Float[Tensor, "d_in d_in"]
-) -> tuple[list[list[int]], float]:
-    """(groups, rho_u): which mentions of one subject share a key, their average.
+    names: Sequence[Float[Tensor, "_ d_in"]],
+    others: Sequence[int],
+    factor: Float[Tensor, "d_in d_in"],
+) -> list[tuple[list[list[int]], float]]:
+    """Of each name (groups, rho_u): which of its mentions share a key, their average.
 
     Args:
-        mentions: Keys of ``others``, then of the bare subject, then in prompts; see
-            `subject_keys`.
+        names: For each its keys where others come before it, then of it alone, then in prompts;
+            see `keys_of_names`.
+        others: How many are of the first kind.
     """
-    all_of_them = list(range(others + 1))
-    matchers, _ = match_keys(averaged(mentions, [all_of_them]), factor)
-    agreement = float(match(mentions[[others]].double(), matchers))
-    covered = agreement >= MINIMUM_AGREEMENT
-    groups = [all_of_them] if covered else [all_of_them[:-1], [others]]
-    asked = mentions[others + 1 :].double()
-    while len(asked) and len(groups) < MAXIMUM_KEYS:
-        matchers, _ = match_keys(averaged(mentions, groups), factor)
-        matches = match(asked, matchers).max(dim=1).values
-        if float(matches.min()) >= MINIMUM_AGREEMENT:
-            break
-        groups.append([others + 1 + int(matches.argmin())])
-    return groups, agreement
+    whole = [list(range(count + 1)) for count in others]
+    averages = [averaged(rows, [group]) for rows, group in zip(names, whole, strict=True)]
+    agreements = [
+        float(match(rows[[count]].double(), own))
+        for rows, count, own in zip(names, others, _matchers(averages, factor), strict=True)
+    ]
+    groups = [
+        [own] if agreement >= MINIMUM_AGREEMENT else [own[:-1], own[-1:]]
+        for own, agreement in zip(whole, agreements, strict=True)
+    ]
+    left = [place for place, rows in enumerate(names) if len(rows) > others[place] + 1]
+    while left := [place for place in left if len(groups[place]) < MAXIMUM_KEYS]:
+        keys = [averaged(names[place], groups[place]) for place in left]
+        unheard = []
+        for place, matchers in zip(left, _matchers(keys, factor), strict=True):
+            asked = names[place][others[place] + 1 :].double()
+            matches = match(asked, matchers).max(dim=1).values
+            if float(matches.min()) < MINIMUM_AGREEMENT:
+                groups[place].append([others[place] + 1 + int(matches.argmin())])
+                unheard.append(place)
+        left = unheard
+    return list(zip(groups, agreements, strict=True))
+
+
+def _matchers(
+    keys: Sequence[Float[Tensor, "_ d_in"]], factor: Float[Tensor, "d_in d_in"]
+) -> list[Tensor]:
+    """The matchers of each of ``keys``, found in one solve."""
+    found, _ = match_keys(torch.cat(list(keys)), factor)
+    return list(found.split([len(own) for own in keys]))
 
 
 def averaged(

@@ -62,10 +62,9 @@ class Mentions:
         self._rows: list[Row] = []
         owners: list[int] = []
         for edit, request in enumerate(requests):
-            prompts = [fact.prompt(request.subject) for fact in request.facts]
-            for name, asked in ((request.subject, prompts), *((a, []) for a in request.aliases)):
+            for name in request.names:
                 others = context_texts(name, prefixes, mentioned=True)
-                texts = [*others, name, *asked]
+                texts = [*others, name, *(request.prompts if name == request.subject else ())]
                 start = len(self._rows)
                 self._names.append(_Name(range(start, start + len(texts)), len(others)))
                 self._rows += [self._row(text, name) for text in texts]
@@ -119,6 +118,7 @@ class Mentions:
         self, keys: Float[Tensor, "mention d_in"], factor: Float[Tensor, "d_in d_in"]
     ) -> Iterator[list[int]]:
         """Mentions that share a key, group by group; see `group_mentions`."""
-        for name in self._names:
-            found, _ = group_mentions(keys[list(name.mentions)], name.others, factor)
-            yield from ([name.mentions[place] for place in group] for group in found)
+        rows = [keys[list(name.mentions)] for name in self._names]
+        found = group_mentions(rows, [name.others for name in self._names], factor)
+        for name, (groups, _) in zip(self._names, found, strict=True):
+            yield from ([name.mentions[place] for place in group] for group in groups)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -46,12 +46,11 @@ class SecondMoment:
 
     corpus: Digest
 
-    def sample_without(
-        self, texts: Sequence[str], names: Sequence[str]
-    ) -> Float[Tensor, "key d_in"]:
-        """The sampled keys whose text, one of ``texts``, holds none of ``names``."""
+    def without(self, texts: Sequence[str], names: Sequence[str]) -> Bool[Tensor, " key"]:
+        """Which of the sampled keys are of a text, one of ``texts``, that holds no ``names``."""
         quiet = torch.tensor([not any(name in text for name in names) for text in texts])
-        return self.sample[quiet[self.sample_texts]]
+        found: Tensor = quiet[self.sample_texts]
+        return found
 
     def mean(self) -> Float[Tensor, "d_in d_in"]:
         """C, in float64."""

@@ -208,8 +208,7 @@ class Planner:
             return request.neighbours, "given in the request"
         if not self.known_facts.facts:
             return (), "no known facts are loaded and the request gives none"
-        own = (request.subject, *request.aliases)
-        barred = frozenset(name.casefold() for name in (*excluded, *own))
+        barred = frozenset(name.casefold() for name in (*excluded, *request.names))
         related = [target for target in targets if target.relation]
         if not related:
             rows = chance.sample(self.known_facts.facts, len(self.known_facts.facts))

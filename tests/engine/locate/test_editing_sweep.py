@@ -21,7 +21,7 @@ from errata_server.engine.bank import compose
 from errata_server.engine.calibrate import CLAMPS, profile_at
 from errata_server.engine.contexts import ESSENCE, contexts_of
 from errata_server.engine.editor import compute_patch
-from errata_server.engine.keys import keys_at_subject, subject_keys
+from errata_server.engine.keys import Name, keys_at_subject, keys_of_names
 from errata_server.engine.locate import editing_sweep
 from errata_server.engine.locate.editing_sweep import ROW, SWEPT
 from errata_server.engine.solve import factor_second_moment
@@ -218,13 +218,12 @@ def test_a_token_behind_the_subject_has_its_keys_in_the_prompt(trained, profile,
     factor = factor_at(trained, cache, profile, 0)
     one = replace(profile, prefixes=("",))
 
-    keys, agreement = subject_keys(
-        trained, SUBJECT, one, factor, prompts=[PROMPT], role=TokenRole.LAST
-    )
+    name = Name(text=SUBJECT, prompts=(PROMPT,))
+    (found,) = keys_of_names(trained, [name], one, factor, role=TokenRole.LAST)
 
     expected = keys_at_subject(trained, one.module, [PROMPT], SUBJECT, role=TokenRole.LAST)
-    assert torch.allclose(keys[0], expected[0], atol=1e-4)
-    assert agreement == pytest.approx(1.0, abs=1e-4)
+    assert torch.allclose(found.keys[0], expected[0], atol=1e-4)
+    assert found.agreement == pytest.approx(1.0, abs=1e-4)
 
 
 def test_a_one_token_subject_and_a_short_prompt_leave_cells_empty(trained, sweep):
