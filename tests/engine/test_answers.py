@@ -80,7 +80,7 @@ def of_a_family(request):
 def rows_that_end(runner, options):
     """Rows of which half, all the same, are the first to end, and the model's end of text."""
     rows = [runner.tokens.encode(prompt) for prompt in (*[SUBJECTS[0]] * 8, *SUBJECTS[1:8])]
-    said = continue_rows(runner, rows, BASE, new_tokens=24, options=options)
+    said = continue_rows(runner, rows, BASE, rooms=[24] * len(rows), options=options)
     end = said[0][3]
     assert end not in said[0][:3]
     tokenizer = runner.checkpoint.tokenizer
@@ -99,13 +99,23 @@ def passes_of(said, end):
     return found
 
 
-@contextmanager
 def rows_of_passes(runner):
     """Rows of every forward pass inside the block."""
+    return of_passes(runner, len)
+
+
+def sizes_of_passes(runner):
+    """Tokens of every forward pass inside the block."""
+    return of_passes(runner, torch.numel)
+
+
+@contextmanager
+def of_passes(runner, noted):
+    """What is ``noted`` of the ids of every forward pass inside the block."""
     found = []
 
     def note(_module, _arguments, named):
-        found.append(len(named["input_ids"]))
+        found.append(noted(named["input_ids"]))
 
     handle = runner.model.register_forward_pre_hook(note, with_kwargs=True)
     try:
@@ -120,12 +130,10 @@ def test_rows_that_have_ended_leave_and_change_nothing_of_the_others(of_a_family
     rows, end = rows_that_end(runner, options)
     patches = [tiny_models.simple_patch(runner, name, seed=1) for name in ("Louvre", "Big Ben")]
     for bank in (BASE, compose(patches, Composition.GUARDED, runner.device)):
-        alone = [
-            continue_rows(runner, [row], bank, new_tokens=24, options=options)[0] for row in rows
-        ]
+        alone = [continue_rows(runner, [row], bank, rooms=[24], options=options)[0] for row in rows]
 
         with rows_of_passes(runner) as passes:
-            said = continue_rows(runner, rows, bank, new_tokens=24, options=options)
+            said = continue_rows(runner, rows, bank, rooms=[24] * len(rows), options=options)
 
         assert said == alone
         assert passes == passes_of(said, end)
@@ -138,9 +146,39 @@ def test_few_rows_stay_together_until_the_last_has_ended(of_a_family):
     rows = rows[-answers.MANY + 1 :]
 
     with rows_of_passes(runner) as passes:
-        said = continue_rows(runner, rows, BASE, new_tokens=24, options=GREEDY)
+        said = continue_rows(runner, rows, BASE, rooms=[24] * len(rows), options=GREEDY)
 
     assert passes == [len(rows)] * max(len(ids) for ids in said)
+
+
+def test_a_row_leaves_when_its_room_is_full(of_a_family):
+    runner = of_a_family
+    rows = [runner.tokens.encode(prompt) for prompt in (*SUBJECTS, *SUBJECTS)][:12]
+    rooms = [3] * 7 + [5, 9, 9, 5, 1]
+    alone = [
+        continue_rows(runner, [row], BASE, rooms=[room], options=GREEDY)[0]
+        for row, room in zip(rows, rooms, strict=True)
+    ]
+
+    with rows_of_passes(runner) as passes:
+        said = continue_rows(runner, rows, BASE, rooms=rooms, options=GREEDY)
+
+    assert said == alone
+    assert passes == [12] * 3 + [4] * 6
+
+
+@pytest.mark.parametrize("most", [1, 13, 40])
+def test_a_prompt_in_parts_is_answered_as_in_one(either, a_bank, monkeypatch, most):
+    rows = [either.tokens.encode(prompt) for prompt in (*PROMPTS, tiny_models.PROSE[0])]
+    whole = continue_rows(either, rows, a_bank, rooms=[6] * len(rows), options=GREEDY)
+    monkeypatch.setattr(answers, "TOKENS", most)
+
+    with sizes_of_passes(either) as sizes:
+        parts = continue_rows(either, rows, a_bank, rooms=[6] * len(rows), options=GREEDY)
+
+    assert parts == whole
+    assert max(sizes) <= max(most, len(rows))
+    assert len(sizes) > 6
 
 
 def test_a_tokenizer_without_an_end_token_answers_to_the_last(llama_folder):
@@ -148,7 +186,7 @@ def test_a_tokenizer_without_an_end_token_answers_to_the_last(llama_folder):
     runner.checkpoint.tokenizer.eos_token = None
 
     rows = [runner.tokens.encode(prompt) for prompt in SUBJECTS]
-    said = continue_rows(runner, rows, BASE, new_tokens=5, options=GREEDY)
+    said = continue_rows(runner, rows, BASE, rooms=[5] * len(rows), options=GREEDY)
 
     assert [len(ids) for ids in said] == [5] * len(rows)
     runner.close()

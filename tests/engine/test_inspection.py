@@ -6,6 +6,7 @@ import torch
 from errata_server.domain.ids import Digest, EditId
 from errata_server.engine.inspection import UNSEEN, best_matches, inspect
 from errata_server.engine.moments import SecondMoment
+from errata_server.engine.recall import Recall
 from tests.support import tiny_models
 
 TEXTS = ("It rained all week.", "The Louvre is a museum.")
@@ -30,7 +31,7 @@ def patch(gpt2):
 
 def looked_at(runner, patch, *, moment=None, live=(), neighbours=()):
     return inspect(
-        runner,
+        Recall(runner),
         patch,
         moment=moment or moment_of(runner, patch.keys[0]),
         moment_texts=TEXTS,

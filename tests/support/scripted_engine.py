@@ -295,6 +295,7 @@ class ScriptedEngine(ScriptedTraces, ScriptedUpkeep):
         plans: Sequence[VerificationPlan],
         weights: Sequence[ServedWeights],
         *,
+        names: Sequence[str],
         progress: ReportProgress,
     ) -> None:
         self._enter("rehearse")

@@ -41,8 +41,12 @@ Item = TypeVar("Item")
 ROWS: Final = 128
 """Prompts in one batch."""
 
-TOKENS: Final = 1_024
-"""Tokens of one batch, padding too: what whoever waits for the model waits for."""
+TOKENS: Final = 2_048
+"""Tokens of one step, padding too: what whoever waits for the model waits for."""
+
+HELD: Final = 8_192
+"""Tokens of prompts that are continued together, and of what follows them: their keys and values
+are held in memory. The prompts themselves go through the model in several steps."""
 
 SCORED_TOKENS: Final = 256
 """The same where every token meets the vocabulary, which takes longer."""
@@ -58,12 +62,12 @@ NO_TOKEN: Final = -1
 def in_batches(
     items: Sequence[Item], size: Callable[[Item], int], *, tokens: int | None = None
 ) -> Iterator[Sequence[Item]]:
-    """``items`` in order, as many in a batch as `ROWS` and ``tokens`` let, and one at least.
+    """``items`` in order, as many together as `ROWS` and ``tokens`` let, and one at least.
 
     Args:
         items: What has one row each.
         size: The tokens of an item's row.
-        tokens: Tokens of a batch, padding too; `TOKENS` where not given.
+        tokens: Tokens of a batch, padding too; those of one step where not given.
     """
     most = TOKENS if tokens is None else tokens
     start, longest = 0, 0
@@ -103,9 +107,11 @@ def _processors(options: GenerationOptions) -> LogitsProcessorList:
     return processors
 
 
-def _configuration(runner: Runner, new_tokens: int) -> GenerationConfig:
+def _configuration(runner: Runner, new_tokens: int, *, step: int | None = None) -> GenerationConfig:
+    """Greedy, ``new_tokens`` at most; ``step`` tokens of a prompt in one pass, all if not given."""
     tokenizer = runner.checkpoint.tokenizer
     return GenerationConfig(
+        prefill_chunk_size=step,
         max_new_tokens=new_tokens,
         do_sample=False,
         num_beams=1,
@@ -129,8 +135,10 @@ def continue_greedily(
     """
     options = options or GenerationOptions()
     said: list[tuple[int, ...]] = []
-    for rows in in_batches([runner.tokens.fit(p, room=new_tokens) for p in prompts], len):
-        said += continue_rows(runner, rows, bank, new_tokens=new_tokens, options=options)
+    fitting = [runner.tokens.fit(prompt, room=new_tokens) for prompt in prompts]
+    for rows in in_batches(fitting, lambda row: len(row) + new_tokens, tokens=HELD):
+        rooms = [new_tokens] * len(rows)
+        said += continue_rows(runner, rows, bank, rooms=rooms, options=options)
     return [runner.tokens.decode(ids) for ids in said]
 
 
@@ -139,13 +147,18 @@ def continue_rows(
     rows: Sequence[Sequence[int]],
     bank: Bank,
     *,
-    new_tokens: int,
+    rooms: Sequence[int],
     options: GenerationOptions,
 ) -> list[tuple[int, ...]]:
-    """The tokens that follow each of ``rows`` in one batch, up to the end of text.
+    """The tokens that follow each of ``rows`` in one batch, up to the end of text or of its room.
+
+    No step is of more than `TOKENS` tokens: a prompt of many goes through the model in parts.
 
     Once half of the rows have ended, the loop goes on with the others alone: the longest answer
     of many is several times as long as most.
+
+    Args:
+        rooms: How many tokens may follow each.
     """
     batch, tokenizer = runner.tokens.pad(rows), runner.checkpoint.tokenizer
     ids, mask, cache = batch.ids, batch.mask, None
@@ -153,22 +166,28 @@ def continue_rows(
     processors = _processors(options)  # one noise through all of it
     said: list[tuple[int, ...]] = [()] * len(rows)
     left, width = list(range(len(rows))), ids.shape[1]
+    step = max(1, TOKENS // len(rows))
     while left:
+        most = [rooms[row] for row in left]
         with runner.serving(bank):
             output = runner.model.generate(
                 ids,
                 attention_mask=mask,
                 past_key_values=cache,
-                generation_config=_configuration(runner, width + new_tokens - ids.shape[1]),
+                generation_config=_configuration(
+                    runner, width + max(most) - ids.shape[1], step=step if step < width else None
+                ),
                 logits_processor=processors,
-                stopping_criteria=StoppingCriteriaList([_Halved(start=width, end=end)]),
+                stopping_criteria=StoppingCriteriaList([_Halved(start=width, end=end, most=most)]),
                 return_dict_in_generate=True,
             )
         found = output.sequences[:, width:]
         for row, tokens in zip(left, found.tolist(), strict=True):
-            said[row] = tuple(tokens[: tokens.index(end) + 1] if end in tokens else tokens)
-        going = (found != end).all(dim=1).nonzero()[:, 0]
-        if found.shape[1] == new_tokens:
+            ended = tokens.index(end) + 1 if end in tokens else len(tokens)
+            said[row] = tuple(tokens[: min(ended, rooms[row])])
+        short = torch.tensor(most, device=ids.device) > found.shape[1]
+        going = ((found != end).all(dim=1) & short).nonzero()[:, 0]
+        if not len(going):
             break
         ids, cache = output.sequences[going], output.past_key_values
         cache.batch_select_indices(going)
@@ -180,12 +199,13 @@ def continue_rows(
 class _Halved(StoppingCriteria):
     """Ends the loop once no more than half of many rows go on."""
 
-    def __init__(self, *, start: int, end: int) -> None:
-        self._start, self._end = start, end
+    def __init__(self, *, start: int, end: int, most: Sequence[int]) -> None:
+        self._start, self._end, self._most = start, end, torch.tensor(most)
 
     def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:  # noqa: ANN401, ARG002
         """Whether each row is to stop."""
-        over = (input_ids[:, self._start :] == self._end).any(dim=1)
+        found = input_ids[:, self._start :]
+        over = (found == self._end).any(dim=1) | (self._most <= found.shape[1]).to(found.device)
         halved = len(over) >= MANY and 2 * int(over.sum()) >= len(over)
         return over | halved
 

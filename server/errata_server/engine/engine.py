@@ -210,7 +210,7 @@ class TorchEngine:
         """See `Engine.inspect_patch`."""
         decoded = self._decoded(patch, load)
         return inspection.inspect(
-            self._runner,
+            self._recall,
             decoded,
             # The patch's own layer: the profile may have been calibrated again since.
             moment=self._moment(decoded.manifest.layer, _silent),
@@ -237,10 +237,13 @@ class TorchEngine:
         plans: Sequence[VerificationPlan],
         weights: Sequence[ServedWeights],
         *,
+        names: Sequence[str],
         progress: ReportProgress,
     ) -> None:
         """See `Engine.rehearse`."""
         rehearse(self._recall, plans, [_bank(one) for one in weights], progress=progress)
+        texts = [text for text, _ in inspection.contexts_of(names)]
+        self._recall.keys(texts, self._calibrated().module)
 
     def generate(
         self, prompt: str, options: GenerationOptions, weights: ServedWeights

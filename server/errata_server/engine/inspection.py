@@ -13,10 +13,9 @@ from torch import Tensor
 from errata_server.domain.ids import EditId
 from errata_server.domain.measurements import PatchInspection
 from errata_server.engine.bank import GuardedBranch, guarded_branch
-from errata_server.engine.keys import keys_in
 from errata_server.engine.moments import SecondMoment
 from errata_server.engine.patch import PatchTensors
-from errata_server.engine.runner import Runner
+from errata_server.engine.recall import Recall
 from errata_server.engine.tokens import join
 
 UNSEEN: Final = (
@@ -32,8 +31,13 @@ UNSEEN: Final = (
 """Contexts no profile uses as prefixes: the guard must know its subject behind them too."""
 
 
+def contexts_of(names: Sequence[str]) -> list[tuple[str, str]]:
+    """(text, name) of every way in which a guard must know each of ``names``."""
+    return [(join(lead, name), name) for name in names for lead in UNSEEN]
+
+
 def inspect(
-    runner: Runner,
+    recall: Recall,
     patch: PatchTensors,
     *,
     moment: SecondMoment,
@@ -49,9 +53,11 @@ def inspect(
         live: Patches live beside this one, that of the same subject excepted.
         neighbours: Prompts on other subjects.
     """
-    mentions = [(join(lead, name), name) for name in patch.manifest.names for lead in UNSEEN]
+    mentions = contexts_of(patch.manifest.names)
     texts = [text for text, _ in mentions]
-    own = keys_in(runner, patch.manifest.module, mentions)
+    ends = [recall.runner.tokens.subject_end(text, name) for text, name in mentions]
+    keys = recall.keys(texts, patch.manifest.module)
+    own = torch.stack([rows[end] for rows, end in zip(keys, ends, strict=True)])
     quiet = moment.without(moment_texts, patch.manifest.names)
     conflicts = sorted(
         ((edit, _whitened_cosine(patch, other)) for edit, other in live),
@@ -62,7 +68,7 @@ def inspect(
         own_matches=tuple(zip(texts, best_matches(patch, own).tolist(), strict=True)),
         corpus_firings=int((_fires(patch, moment.sample) & quiet).sum()),
         corpus_keys=int(quiet.sum()),
-        neighbour_matches=_prompt_matches(runner, patch, neighbours),
+        neighbour_matches=_prompt_matches(recall, patch, neighbours),
         conflicts=tuple(conflicts),
         fires_on_live=tuple(
             edit
@@ -109,14 +115,10 @@ def whitened_cosines(
 
 
 def _prompt_matches(
-    runner: Runner, patch: PatchTensors, prompts: Sequence[str]
+    recall: Recall, patch: PatchTensors, prompts: Sequence[str]
 ) -> tuple[tuple[str, float], ...]:
-    if not prompts:
-        return ()
-    batch = runner.tokens.pad([runner.tokens.fit(prompt) for prompt in prompts])
-    (inputs,) = runner.inputs(batch, [patch.manifest.module])
-    rows = []
-    for prompt, keys, mask in zip(prompts, inputs, batch.mask, strict=True):
-        matches = best_matches(patch, keys[mask.bool()].float())
-        rows.append((prompt, float(matches.max())))
-    return tuple(rows)
+    found = recall.keys(prompts, patch.manifest.module)
+    return tuple(
+        (prompt, float(best_matches(patch, keys).max()))
+        for prompt, keys in zip(prompts, found, strict=True)
+    )

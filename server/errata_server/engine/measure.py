@@ -16,16 +16,15 @@ from errata_server.domain.facts import CheckPrompt
 from errata_server.domain.generation import GenerationOptions
 from errata_server.domain.measurements import Answer, Measurements, VerificationPlan
 from errata_server.domain.operations import Progress, ReportProgress
-from errata_server.engine.answers import in_batches, next_token_log_probabilities
+from errata_server.engine.answers import HELD, in_batches, next_token_log_probabilities
 from errata_server.engine.bank import Bank
-from errata_server.engine.recall import Recall
+from errata_server.engine.recall import GREEDY, Recall
 from errata_server.engine.runner import BASE, Runner
 from errata_server.engine.tokens import Tokens
 
 EXTRA_TOKENS: Final = 4
 """Generated beyond the expected answer, so that a reader sees how it goes on."""
 
-GREEDY: Final = GenerationOptions()
 FLUENCY_TOKENS: Final = 60
 FLUENCY: Final = GenerationOptions(temperature=1.0, top_k=5, seed=0)
 """The field's setting for the entropy of free continuations."""
@@ -102,33 +101,33 @@ def rehearse(
         PromptTooLongError: a prompt does not fit the context.
         CancelledError: ``progress`` asked for it.
     """
+    tokens = recall.runner.tokens
     rooms: dict[str, int] = defaultdict(int)
     for plan in plans:
         for prompts in _questions(plan).values():
             room = _room(recall, prompts) if prompts else 0
             for prompt in prompts:
-                rooms[prompt.prompt] = max(rooms[prompt.prompt], room)
+                left = tokens.context - len(tokens.fit(prompt.prompt))
+                rooms[prompt.prompt] = max(rooms[prompt.prompt], min(room, left))
     starters = dict.fromkeys(starter for plan in plans for starter in plan.fluency)
-    tokens = recall.runner.tokens
-    calls = [(GREEDY, some, max(rooms[text] for text in some)) for some in _alike(rooms, tokens)]
-    calls += [
-        (FLUENCY, some, FLUENCY_TOKENS) for some in _alike(dict.fromkeys(starters, 0), tokens)
-    ]
-    for done, (options, texts, room) in enumerate(calls):
-        # One whose answer is short may be too long for the room of the others.
-        left = tokens.context - max(len(tokens.fit(text)) for text in texts)
+    fluency = dict.fromkeys(starters, FLUENCY_TOKENS)
+    calls = [(GREEDY, rooms, some) for some in _alike(rooms, tokens)]
+    calls += [(FLUENCY, fluency, some) for some in _alike(fluency, tokens)]
+    for done, (options, asked, texts) in enumerate(calls):
         for bank in banks:
             progress(Progress(stage="rehearsal", done=done, total=len(calls)))
-            recall.continue_prompts(texts, bank, new_tokens=min(room, left), options=options)
+            recall.continue_prompts(
+                texts, bank, new_tokens=[asked[text] for text in texts], options=options
+            )
     for bank in banks:
         recall.perplexity([text for plan in plans[:1] for text in plan.drift_texts], bank)
 
 
 def _alike(rooms: Mapping[str, int], tokens: Tokens) -> Iterator[Sequence[str]]:
-    """Prompts for one batch each: of like room, then of like length."""
+    """Prompts for one batch each: of like length, then of like room."""
     sizes = {text: len(tokens.encode(text)) for text in rooms}
-    texts = sorted(rooms, key=lambda text: (rooms[text], sizes[text]))
-    return in_batches(texts, sizes.__getitem__)
+    texts = sorted(rooms, key=lambda text: (sizes[text], rooms[text]))
+    return in_batches(texts, lambda text: sizes[text] + rooms[text], tokens=HELD)
 
 
 def _questions(plan: VerificationPlan) -> dict[str, tuple[CheckPrompt, ...]]:
@@ -192,7 +191,9 @@ def ask_in_batches(
     """
     found: list[Answer] = []
     tokens = recall.runner.tokens
-    for some in in_batches(prompts, lambda prompt: len(tokens.encode(prompt.prompt))):
+    sizes = {prompt: len(tokens.encode(prompt.prompt)) for prompt in prompts}
+    room = _room(recall, prompts) if prompts else 0
+    for some in in_batches(prompts, lambda prompt: sizes[prompt] + room, tokens=HELD):
         found += ask(recall, some, before, after)
         progress(Progress(stage="questions", done=len(found), total=len(prompts)))
     return tuple(found)
@@ -214,7 +215,7 @@ def continue_in_batches(
     """
     found: list[str] = []
     tokens, room = recall.runner.tokens, options.max_new_tokens
-    for some in in_batches(prompts, lambda prompt: len(tokens.encode(prompt))):
+    for some in in_batches(prompts, lambda text: len(tokens.encode(text)) + room, tokens=HELD):
         found += recall.continue_prompts(some, bank, new_tokens=room, options=options)
         progress(Progress(stage="questions", done=len(found), total=len(prompts)))
     return tuple(found)

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from errata_server.domain.generation import GenerationOptions
 from errata_server.engine.answers import (
+    HELD,
     SCORED_TOKENS,
     continue_rows,
     in_batches,
@@ -37,8 +38,10 @@ KEPT_TOKENS: Final = 1_000_000
 KEPT_LOSSES: Final = 20_000
 """Some hundred bytes each."""
 
-KEPT_BYTES: Final = 128 * 1024 * 1024
-"""Of base keys, so that drift texts are not run again for every bank."""
+KEPT_BYTES: Final = 256 * 1024 * 1024
+"""Of base keys, so that a text is not run again for every bank."""
+
+GREEDY: Final = GenerationOptions()
 
 VARIANTS: Final = 8
 """Continuations of one prompt that are kept."""
@@ -62,10 +65,6 @@ class _Continuation:
     def reaches(self, new_tokens: int) -> bool:
         """Whether it tells what ``new_tokens`` come to; a shorter text is a longer one's start."""
         return self.ended or len(self.ids) >= new_tokens
-
-    def say_until(self, length: int) -> Say:
-        """The say in the first ``length`` tokens of prompt and continuation."""
-        return tuple((place, name) for place, name in self.say if place < length)
 
 
 @dataclass(slots=True)
@@ -111,25 +110,38 @@ class Recall:
         prompts: Sequence[str],
         bank: Bank,
         *,
-        new_tokens: int,
+        new_tokens: int | Sequence[int],
         options: GenerationOptions | None = None,
     ) -> list[str]:
         """As `answers.continue_greedily`.
 
+        Args:
+            prompts: What is continued.
+            bank: What the model answers with.
+            new_tokens: How many tokens may follow, all prompts or each.
+            options: How tokens are chosen.
+
         Raises:
             PromptTooLongError: a prompt does not fit the context.
         """
-        options = options or GenerationOptions()
+        options = options or GREEDY
         runner = self.runner
-        rows = [tuple(runner.tokens.fit(prompt, room=new_tokens)) for prompt in prompts]
-        # All that decides what follows, but for how much of it is asked for.
-        keys = [(row, options.temperature, options.top_k, options.seed) for row in rows]
-        found = self._remembered(rows, keys, bank, new_tokens)
+        rooms = [new_tokens] * len(prompts) if isinstance(new_tokens, int) else list(new_tokens)
+        rows = [
+            tuple(runner.tokens.fit(prompt, room=room))
+            for prompt, room in zip(prompts, rooms, strict=True)
+        ]
+        keys = [_asked(row, options) for row in rows]
+        found = self._remembered(rows, keys, bank, rooms)
         missing = [i for i in range(len(rows)) if i not in found]
         end = runner.checkpoint.tokenizer.eos_token_id
-        for some in in_batches(missing, lambda place: len(rows[place])):
+        for some in in_batches(missing, lambda i: len(rows[i]) + rooms[i], tokens=HELD):
             said = continue_rows(
-                runner, [rows[i] for i in some], bank, new_tokens=new_tokens, options=options
+                runner,
+                [rows[i] for i in some],
+                bank,
+                rooms=[rooms[i] for i in some],
+                options=options,
             )
             says = self._says([rows[i] + ids for i, ids in zip(some, said, strict=True)], bank)
             for i, ids, say in zip(some, said, says, strict=True):
@@ -144,21 +156,23 @@ class Recall:
         rows: Sequence[tuple[int, ...]],
         keys: Sequence[Hashable],
         bank: Bank,
-        new_tokens: int,
+        rooms: Sequence[int],
     ) -> dict[int, tuple[int, ...]]:
         """Continuations that were said before and that ``bank`` would say too, by place."""
         known = [
-            (place, kept, kept.ids[:new_tokens])
+            (place, kept)
             for place, key in enumerate(keys)
             for kept in self._continuations.get(key) or ()
-            if kept.reaches(new_tokens)
+            if kept.reaches(rooms[place])
         ]
-        says = self._says([rows[place] + ids for place, _, ids in known], bank)
-        return {
-            place: ids
-            for (place, kept, ids), say in zip(known, says, strict=True)
-            if say == kept.say_until(len(rows[place]) + len(ids))
-        }
+        says = self._says([rows[place] + kept.ids for place, kept in known], bank)
+        found = {}
+        for (place, kept), say in zip(known, says, strict=True):
+            ids = kept.ids[: rooms[place]]
+            length = len(rows[place]) + len(ids)
+            if _until(length, say) == _until(length, kept.say):
+                found[place] = ids
+        return found
 
     def differing(self, prompts: Sequence[str], first: Bank, second: Bank) -> list[str]:
         """Those of ``prompts`` in which the two banks do not have the same say.
@@ -167,8 +181,25 @@ class Recall:
             PromptTooLongError: a prompt does not fit the context.
         """
         rows = [tuple(self.runner.tokens.fit(prompt)) for prompt in prompts]
-        says = zip(prompts, self._says(rows, first), self._says(rows, second), strict=True)
-        return [prompt for prompt, one, other in says if one != other]
+        known = [self._known(row) for row in rows]
+        says = zip(rows, self._says(known, first), self._says(known, second), strict=True)
+        differs = [_until(len(row), one) != _until(len(row), other) for row, one, other in says]
+        return [prompt for prompt, other in zip(prompts, differs, strict=True) if other]
+
+    def keys(self, prompts: Sequence[str], module: str) -> list[Float[Tensor, "token d_in"]]:
+        """What the base model's projection ``module`` receives at every token of ``prompts``.
+
+        Raises:
+            PromptTooLongError: a prompt does not fit the context.
+        """
+        rows = [tuple(self.runner.tokens.fit(prompt)) for prompt in prompts]
+        found = self._keys_of([self._known(row) for row in rows], module)
+        return [keys[: len(row)] for row, keys in zip(rows, found, strict=True)]
+
+    def _known(self, row: tuple[int, ...]) -> tuple[int, ...]:
+        """``row`` with what is known to follow it: the keys at its tokens are among that's."""
+        kept = self._continuations.get(_asked(row, GREEDY))
+        return row + kept[-1].ids if kept else row
 
     def perplexity(self, texts: Sequence[str], bank: Bank) -> float:
         """As `answers.perplexity`; 1 where there is no text."""
@@ -219,6 +250,16 @@ class Recall:
                 own = found[row] = keys[len(keys) - len(row) :].clone()
                 self._keys.put((module, row), own)
         return [keys for row in rows if (keys := found[row]) is not None]
+
+
+def _asked(row: tuple[int, ...], options: GenerationOptions) -> Hashable:
+    """All that decides what follows ``row``, but for how much of it is asked for."""
+    return (row, options.temperature, options.top_k, options.seed)
+
+
+def _until(length: int, say: Say) -> Say:
+    """The ``say`` in the first ``length`` tokens of a text."""
+    return tuple((place, name) for place, name in say if place < length)
 
 
 def _tokens(kept: tuple[_Continuation, ...]) -> int:

@@ -151,11 +151,18 @@ class Engine(Protocol):
         plans: Sequence[VerificationPlan],
         weights: Sequence[ServedWeights],
         *,
+        names: Sequence[str],
         progress: ReportProgress,
     ) -> None:
-        """Ask what `measure` will ask about ``plans``, in shared passes.
+        """Ask what `measure` and `inspect_patch` will ask about ``plans``, in shared passes.
 
-        Nothing but time changes: `measure` gives what it would have given.
+        Nothing but time changes: they give what they would have given.
+
+        Args:
+            plans: Of the edits that will be measured.
+            weights: What they are measured with.
+            names: Those the edits' patches know.
+            progress: Told of every step.
 
         Raises:
             CancelledError: ``progress`` asked for it.

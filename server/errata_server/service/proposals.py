@@ -274,7 +274,8 @@ class Proposals:
         added = [AppliedEdit.of(edit) for edit in edits if edit.id not in head.applied]
         together = head.applied.apply(added)
         weights = self.serving.prepare(together, head.revision.composition)
-        self.engine.rehearse(plans, (head.weights, weights), progress=progress)
+        names = [name for edit in edits for name in edit.request.names]
+        self.engine.rehearse(plans, (head.weights, weights), names=names, progress=progress)
 
     def _verify(
         self, edit: Edit, suite: tuple[CheckPrompt, ...], progress: ReportProgress
