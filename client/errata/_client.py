@@ -227,7 +227,7 @@ class Client(EvidenceMethods):
         """Make edits live, all in one revision.
 
         Raises:
-            VerificationFailedError: checks failed and no ``override_reason`` was given.
+            VerificationFailedError: checks failed, without an override or on a protected branch.
             AlreadyAppliedError: one of them is live already.
             StaleRevisionError: the head is not ``expected_revision``.
         """
