@@ -83,7 +83,6 @@ _BY_SQLITE_NAME: Final = {
 # libpq gives no SQLSTATE where a connection was refused. English is what it says unless
 # lc_messages is another language; what is not recognised merely does not answer.
 _BY_WORDS: Final = {
-    "invalid connection option": "does not know a parameter of the ledger's URL; correct it",
     'FATAL:  database "': _BY_STATE["3D000"],
     "no password supplied": _BY_STATE["28P01"],
     "password authentication failed": _BY_STATE["28P01"],
