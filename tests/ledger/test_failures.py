@@ -241,20 +241,23 @@ def test_transactions_that_exclude_each_other_are_done_again_a_few_times(chronic
 
 
 REFUSALS = {
-    "53100": "on a full disk",
-    "53300": "no connection left",
-    "42501": "refuses this to its role",
-    "25006": "can only be read",
-    "26000": "pooler in transaction mode",
-    "58030": "does not answer",
+    "53100": "on a full disk; free some space",
+    "53300": "no connection left; lower pool_size",
+    "42501": "refuses this to its role or user; grant it",
+    "25006": "can only be read.*; use the primary",
+    "26000": "lost a prepared statement; a pooler in transaction mode",
+    "55P03": "lock_timeout; retry after a while",
+    "57014": "statement_timeout; retry after a while",
+    "58030": "does not answer; retry after a while",
 }
+"""What is the matter and the one thing to do about it; `retry` only where that helps."""
 
 
 @POSTGRESQL_ONLY
 @pytest.mark.parametrize("state", REFUSALS)
 def test_what_postgresql_says_by_its_state_is_told_in_words(database, state):
     with (
-        pytest.raises(LedgerUnavailableError, match=REFUSALS[state]) as refused,
+        pytest.raises(LedgerUnavailableError, match=rf"{REFUSALS[state]}.* \(\w+\)$") as refused,
         database.reading() as connection,
     ):
         connection.execute(
