@@ -328,6 +328,11 @@ class AsyncClient(AsyncEvidenceMethods):
         """As `Client.operation`."""
         return await self._start(_calls.get_operation(name))
 
+    def operations(self, *, page_size: int = 0) -> AsyncIterator[AsyncOperation[Any]]:
+        """As `Client.operations`."""
+        statuses = self._pages(_calls.list_operations(page_size))
+        return (AsyncOperation(status, self._run) async for status in statuses)
+
     async def _start(self, call: Call[Any, OperationStatus[T]]) -> AsyncOperation[T]:
         return AsyncOperation(await self._run(call), self._run)
 

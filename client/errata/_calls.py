@@ -388,6 +388,21 @@ def get_operation(name: str) -> Call[operations_pb2.Operation, OperationStatus[A
 
 
 @checked
+def list_operations(page_size: int) -> Pages[OperationStatus[Any]]:
+    """Read how operations stand, newest first."""
+    return lambda token: Call(
+        method=f"/{_OPERATIONS}/ListOperations",
+        reply=operations_pb2.ListOperationsResponse,
+        build=lambda _: operations_pb2.ListOperationsRequest(page_size=page_size, page_token=token),
+        parse=lambda message: types.Page(
+            items=tuple(operation_status.parse(one) for one in message.operations),
+            next_token=message.next_page_token,
+        ),
+        needs_model=False,
+    )
+
+
+@checked
 def cancel_operation(name: str) -> Call[Empty, None]:
     """Ask an operation to stop."""
     return Call(

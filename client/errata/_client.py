@@ -169,10 +169,7 @@ class Client(EvidenceMethods):
         return self._start(_calls.verify(edit, **options))
 
     def verify_live(self, **options: Unpack[LiveOptions]) -> Operation[LiveVerification]:
-        """Start to ask live edits for their facts again.
-
-        Those that conflict with another are all asked, and a sample of the rest.
-        """
+        """Start to ask live edits again: all that conflict with another, a sample of the rest."""
         return self._start(_upkeep_calls.verify_live(**options))
 
     def health(self) -> ModelHealth:
@@ -227,7 +224,7 @@ class Client(EvidenceMethods):
         """Make edits live, all in one revision.
 
         Raises:
-            VerificationFailedError: checks failed and no ``override_reason`` was given.
+            VerificationFailedError: checks failed, without an override or on a protected branch.
             AlreadyAppliedError: one of them is live already.
             StaleRevisionError: the head is not ``expected_revision``.
         """
@@ -440,6 +437,11 @@ class Client(EvidenceMethods):
         """
         return self._start(_calls.get_operation(name))
 
+    def operations(self, *, page_size: int = 0) -> Iterator[Operation[Any]]:
+        """Operations, newest first, fetched page by page."""
+        statuses = self._pages(_calls.list_operations(page_size))
+        return (Operation(status, self._run) for status in statuses)
+
     def _start(self, call: Call[Any, OperationStatus[T]]) -> Operation[T]:
         return Operation(self._run(call), self._run)
 
@@ -490,10 +492,8 @@ class Client(EvidenceMethods):
             replies.cancel()
 
     def _pages(self, pages: Pages[T]) -> Iterator[T]:
-        token = ""
-        while True:
-            page = self._run(pages(token))
+        page = self._run(pages(""))
+        yield from page.items
+        while page.next_token:
+            page = self._run(pages(page.next_token))
             yield from page.items
-            token = page.next_token
-            if not token:
-                return

@@ -206,7 +206,7 @@ class PreconditionError(ErrataError):
 
 
 class VerificationFailedError(PreconditionError):
-    """The edit's report has failed checks and no override was given."""
+    """The edit's report has failed checks, and there is no override or it does not count."""
 
     reason = "VERIFICATION_FAILED"
 

@@ -6,6 +6,7 @@ alone, so that a handle can be picked up again by name.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final, Generic, TypeVar, cast
 
 from google.longrunning import operations_pb2
@@ -35,6 +36,9 @@ class OperationStatus(Generic[T]):
     kind: str
     """What was asked, such as ``propose`` or ``trace``."""
 
+    actor: str
+    created_at: datetime | None
+    finished_at: datetime | None
     done: bool
     progress: types.Progress
     error: ErrataError | None
@@ -63,14 +67,22 @@ def parse(message: operations_pb2.Operation) -> OperationStatus[Any]:
     """The status an operation's message tells of."""
     metadata = types_pb2.OperationMetadata()
     message.metadata.Unpack(metadata)
-    failed = message.HasField("error")
+    error = from_status(message.error) if message.HasField("error") else None
+    response = None
+    try:
+        response = _response(message.response) if message.HasField("response") else None
+    except InternalError as unknown:  # raised where the result is asked for
+        error = unknown
     return OperationStatus(
         name=message.name,
         kind=metadata.kind,
+        actor=metadata.actor,
+        created_at=messages.time(metadata.create_time),
+        finished_at=messages.time(metadata.finish_time),
         done=message.done,
         progress=messages.progress(metadata),
-        error=from_status(message.error) if failed else None,
-        response=_response(message.response) if message.HasField("response") else None,
+        error=error,
+        response=response,
     )
 
 

@@ -7,12 +7,13 @@ does not stop the operation. Only ``cancel`` does.
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from datetime import datetime
 from typing import Any, Generic, TypeVar
 
 from errata import _calls
 from errata import _types as types
 from errata._call_types import Call
-from errata._errors import DeadlineError
+from errata._errors import DeadlineError, ErrataError
 from errata._operation_status import OperationStatus, polling_delays
 
 T = TypeVar("T")
@@ -33,6 +34,26 @@ class _Handle(Generic[T]):
     def kind(self) -> str:
         """What was asked, such as ``propose`` or ``trace``."""
         return self._status.kind
+
+    @property
+    def actor(self) -> str:
+        """Who asked for it."""
+        return self._status.actor
+
+    @property
+    def created_at(self) -> datetime | None:
+        """When it was started."""
+        return self._status.created_at
+
+    @property
+    def finished_at(self) -> datetime | None:
+        """When it ended; None where it had not when last looked at."""
+        return self._status.finished_at
+
+    @property
+    def error(self) -> ErrataError | None:
+        """Why it failed or was cancelled, what ``result`` raises; None otherwise."""
+        return self._status.error
 
     @property
     def done(self) -> bool:

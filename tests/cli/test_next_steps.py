@@ -128,9 +128,13 @@ def test_what_failed_is_not_sent_to_a_protected_branch(server, cli):
 
     proposed = cli("verify", edit)
     approved = cli("approve", edit, "--actor", "ben")
+    overridden = cli("apply", edit, "--override", "it must go live")
 
     assert "on a branch that is not protected: errata apply" in proposed.out
     assert "to a branch that is not protected" in approved.err
+    assert overridden.code == 3
+    assert "keep it on a branch that is not protected" in overridden.err
+    assert "errata approve" not in overridden.err
 
 
 def proposed_by_ana(cli: CommandLine) -> str:

@@ -102,6 +102,7 @@ async def test_waiting_too_long_leaves_the_operation_running(server, aclient, mo
     server.engine.resume.set()
     again = await aclient.operation(operation.name)
     assert (await again.result(timeout=20)).report.passed
+    assert [one.name async for one in aclient.operations()] == [operation.name]
 
 
 async def test_revisions_are_watched_as_they_are_committed(aclient, moved):

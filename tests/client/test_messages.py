@@ -3,6 +3,7 @@
 from datetime import UTC, datetime
 from typing import Any
 
+import pytest
 from google.longrunning import operations_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -108,6 +109,14 @@ def test_a_running_operation_tells_how_far_it_has_come():
 
     assert (status.kind, status.done) == ("propose", False)
     assert status.progress == _types.Progress(stage="values", done=1, total=4, note="n")
+
+
+def test_a_result_nobody_knows_is_an_error_only_where_it_is_asked_for():
+    unknown = _operation_status.parse(operation(types_pb2.Edit(), done=True))
+
+    assert unknown.done
+    with pytest.raises(errata.InternalError, match="update the client"):
+        unknown.result()
 
 
 def test_the_response_decides_the_type_of_the_result():

@@ -59,6 +59,25 @@ def test_an_operation_is_picked_up_again_by_its_name(server, client, held):
     assert again.result(timeout=20) == by_id.result(timeout=20) == held.result(timeout=20)
 
 
+def test_operations_are_listed_newest_first_over_pages(server, client, held):
+    server.engine.resume.set()
+    held.result(timeout=20)
+    server.engine.breaks["compute_patches"] = NoEffectError("nothing makes the model say so")
+    list(failing := client.propose("Louvre", errata.Fact(template="{} is in", target="Oslo")))
+
+    failed, done = client.operations(page_size=1)
+
+    assert [failed.name, done.name] == [failing.name, held.name]
+    assert (done.kind, done.actor, done.error) == ("propose", "ana", None)
+    assert done.created_at <= done.finished_at
+    assert done.result() == held.result()
+    assert isinstance(failed.error, errata.NoEffectError)
+
+
+def test_a_running_operation_has_not_ended_and_has_no_error(held):
+    assert (held.done, held.finished_at, held.error) == (False, None, None)
+
+
 def test_an_unknown_operation_is_not_found(client):
     with pytest.raises(errata.OperationNotFoundError):
         client.operation("op-none")

@@ -384,8 +384,20 @@ def test_what_was_applied_by_override_elsewhere_does_not_reach_a_protected_branc
 
     with pytest.raises(VerificationFailedError):
         approve(services, edit)
-    with pytest.raises(ApprovalRequiredError):
-        promote(services)
+    services.engine.faults = set()
+    other = services.proposed("Louvre", "Rome")
+    for attempt in (
+        lambda: promote(services),
+        lambda: apply(services, other, edit, branch=MAIN, override="must go live"),
+    ):
+        with pytest.raises(VerificationFailedError, match="neither an override nor") as refused:
+            attempt()
+        assert refused.value.metadata == {
+            "branch": "main",
+            "edit": edit.id,
+            "report": services.ledger.latest_report(edit.id).id,
+            "failed": "neighbourhood",
+        }
 
     protect(services, protected=False)
     assert promote(services).active_count == 1

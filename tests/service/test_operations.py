@@ -1,13 +1,16 @@
 import threading
 import time
+from contextlib import contextmanager
 
 import pytest
+from sqlalchemy import text
 
 from errata_server.domain.errors import (
     AlreadyTrueError,
     CancelledError,
     InvalidInputError,
     LedgerCorruptError,
+    LedgerUnavailableError,
     ModelNotFoundError,
     OperationNotFoundError,
     OverloadedError,
@@ -20,7 +23,7 @@ from errata_server.domain.operations import OperationKind, OperationState, Progr
 from errata_server.ledger.database import Database
 from errata_server.ledger.leases import Leases
 from errata_server.ledger.ledger import Ledger
-from errata_server.service import operations as operations_module
+from errata_server.ledger.operations import INTERRUPTED
 from errata_server.service.leases import LeaseKeeper
 from errata_server.service.operations import MAX_WAITING, Operations
 from tests.support import MODEL, NOON
@@ -325,17 +328,103 @@ def test_nothing_runs_that_the_ledger_did_not_record(services, url):
     assert work.runs == 0
 
 
+# Ends that cannot be recorded --------------------------------------------------------------
+
+
+@contextmanager
+def locked(url):
+    """Another writer holds the database."""
+    database = Database(url)
+    with database.writing() as connection:
+        connection.execute(text("SELECT 1"))
+        yield
+    database.close()
+
+
+@pytest.fixture
+def impatient(url):
+    """A server that waits for another writer for a moment only."""
+    with open_services(f"{url}?lock_timeout=0.05") as opened:
+        yield opened
+
+
+def ended_while_away(services, held):
+    """An operation whose work is done, and whose end is not recorded."""
+    started = submit(services.operations, held)
+    assert held.begun.wait(PATIENCE)
+    held.released.set()
+    deadline = time.monotonic() + PATIENCE
+    while services.operations.get(started.id).progress.stage != "recording":
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return started.id
+
+
+def test_an_operation_runs_until_the_ledger_has_its_end(impatient, url, held):
+    operations, ledger = impatient.operations, impatient.ledger
+    started = submit(operations, held)
+    assert held.begun.wait(PATIENCE)
+    with locked(url):
+        held.released.set()
+        waited = operations.wait(started.id, 0.5)
+        told = [waited, operations.get(started.id), *operations.list().items]
+        assert [one.state for one in told] == [OperationState.RUNNING] * 3
+        assert waited.progress.stage == "recording"
+        assert ledger.operation(started.id).state is OperationState.RUNNING
+
+    ended = operations.wait(started.id, PATIENCE)
+
+    assert (ended.state, ended.result) == (OperationState.SUCCEEDED, {"answer": 42})
+    assert ledger.operation(started.id) == operations.get(started.id) == ended
+    assert operations._jobs == {}
+
+
+def test_what_another_server_ended_meanwhile_is_told_as_it_has_ended(
+    services, url, held, monkeypatch
+):
+    finish = Ledger.finish_operation
+    with monkeypatch.context() as away:
+        away.setattr(Ledger, "finish_operation", _away)
+        operation = ended_while_away(services, held)
+        with open_services(url) as taking_over:
+            assert taking_over.operations.get(operation).failure == INTERRUPTED
+        away.setattr(Ledger, "finish_operation", finish)
+        ended = services.operations.wait(operation, PATIENCE)
+
+    assert (ended.state, ended.result) == (OperationState.FAILED, {})
+    assert ended == services.operations.get(operation) == services.ledger.operation(operation)
+    assert [ended] == list(services.operations.list().items)
+
+
+def test_a_server_that_closes_gives_up_an_end_it_cannot_record(services, url, held, monkeypatch):
+    monkeypatch.setattr(Ledger, "finish_operation", _away)
+    operation = ended_while_away(services, held)
+    begun = time.monotonic()
+
+    services.operations.close(grace=0.1)
+
+    assert time.monotonic() - begun < PATIENCE / 4
+    assert services.operations.get(operation).state is OperationState.RUNNING
+    with open_services(url) as restarted:
+        assert restarted.operations.get(operation).failure == INTERRUPTED
+
+
 def test_an_operation_ends_for_those_who_wait_though_the_ledger_is_damaged(services, monkeypatch):
     def damaged(self, operation):
         raise LedgerCorruptError("the ledger's file is damaged")
 
     monkeypatch.setattr(Ledger, "finish_operation", damaged)
-    monkeypatch.setattr(operations_module, "RECORD_DELAYS", ())
     started = submit(services.operations, done)
 
     ended = services.operations.wait(started.id, PATIENCE)
     begun = time.monotonic()
     services.operations.close(grace=PATIENCE)
 
-    assert ended.state is OperationState.SUCCEEDED
+    assert (ended.state, ended.result) == (OperationState.FAILED, {})
+    assert ended.failure.reason == "LEDGER_CORRUPT"
+    assert services.operations.get(started.id) == ended
     assert time.monotonic() - begun < PATIENCE / 2
+
+
+def _away(self, operation):
+    raise LedgerUnavailableError("the ledger's database does not answer")

@@ -22,6 +22,7 @@ from errata.cli import (
     inference,
     locators,
     models,
+    operations,
     suites,
     traces,
 )
@@ -73,7 +74,7 @@ app = typer.Typer(
 )
 for _family in (
     models, edits, suites, changes, branches, history, evidence, inference, crawls, traces,
-    locators, demo,
+    locators, operations, demo,
 ):  # fmt: skip
     app.add_typer(_family.app)
 

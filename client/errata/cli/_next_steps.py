@@ -1,14 +1,15 @@
-"""What to do next with edits, in a sentence.
+"""What to do next with edits and operations, in a sentence.
 
 Invariant: no command is named that would be refused or has nothing to do, as far as the edit's
 state on main tells.
 """
 
 from collections.abc import Iterable
-from typing import Final
+from typing import Any, Final
 
 import errata
 from errata import EditState
+from errata._types import short
 
 _APPLIED: Final = (EditState.APPLIED, EditState.SUPERSEDED)
 
@@ -53,6 +54,11 @@ def after_batch(edits: Iterable[errata.ProposedEdit]) -> list[str]:
     waiting = [e.id for e in passed if e.state not in {*_APPLIED, EditState.REJECTED}]
     said = [f"Applied already: {len(applied)}."] if applied else []
     return [*said, f"Next: errata apply {' '.join(waiting)}"] if waiting else said
+
+
+def after_look(operation: errata.Operation[Any]) -> str:
+    """What an operation leaves to do; empty once it has ended."""
+    return "" if operation.done else f"Next: errata operations wait {short(operation.name)}"
 
 
 def _standing(edit: errata.Edit) -> str:

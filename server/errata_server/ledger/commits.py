@@ -27,6 +27,7 @@ def commit(connection: Connection, revision: Revision) -> Revision:
         BranchExistsError: it would be the first of a branch there is.
         DivergedError: it is a promotion, and its branch has changes of its own.
         ApprovalRequiredError: its branch is protected, and an edit lacks an approval.
+        VerificationFailedError: its branch is protected, and an edit failed its checks.
         RequestIdReusedError: the request id made another revision before.
         ModelMismatchError: it belongs to another checkpoint than the history.
         NotFoundError: it names a row that is not there.
@@ -55,6 +56,7 @@ def require_allowed(connection: Connection, revision: Revision) -> None:
         BranchExistsError: it would be the first of a branch there is.
         DivergedError: it is a promotion, and its branch has changes of its own.
         ApprovalRequiredError: its branch is protected, and an edit lacks an approval.
+        VerificationFailedError: its branch is protected, and an edit failed its checks.
         StaleRevisionError: an edit was verified again since it was made.
     """
     if revision.kind is RevisionKind.BRANCH:

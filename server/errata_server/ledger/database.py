@@ -18,7 +18,6 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, text
 from sqlalchemy.engine.interfaces import DBAPIConnection
 
 from errata_server.domain.errors import (
-    InvalidInputError,
     LedgerUnavailableError,
     ReadOnlyReplicaError,
 )
@@ -67,7 +66,7 @@ class Database:
             read_only: Refuse to write, here and in the database's own session.
 
         Raises:
-            InvalidInputError: the URL is malformed or names another kind of database.
+            InvalidInputError: the URL cannot be used, as `read_url` says.
         """
         self._engine = ledger_engine(url, read_only=read_only)
         self._read_only = read_only
@@ -238,7 +237,7 @@ def ledger_engine(url: str, *, read_only: bool = False) -> Engine:
     """An engine set up for a ledger at ``url``.
 
     Raises:
-        InvalidInputError: the URL is malformed or names another kind of database.
+        InvalidInputError: the URL cannot be used, as `read_url` says.
     """
     parsed = read_url(url)
     make = _sqlite_engine if parsed.kind == SQLITE else _postgresql_engine
@@ -275,13 +274,7 @@ def _postgresql_engine(url: LedgerUrl, *, read_only: bool) -> Engine:
         "options": f"{ours} {said.get('options', '')}".strip(),
     }
     arguments |= {name: value for name, value in KEEPALIVES.items() if name not in said}
-    try:
-        engine = _pooled(url, url.driver, arguments)
-    except ModuleNotFoundError as error:
-        raise InvalidInputError(
-            "a PostgreSQL ledger needs psycopg; install it with pip install 'errata[postgres]'",
-            field="ledger",
-        ) from error
+    engine = _pooled(url, url.driver, arguments)
 
     @event.listens_for(engine, "connect")
     def prepare(connection: DBAPIConnection, _record: object) -> None:

@@ -8,6 +8,7 @@ have been carried out.
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Final
 
 from sqlalchemy import Connection
@@ -41,40 +42,60 @@ _LOST_CLASSES: Final = frozenset({"08", "58", "XX"})
 _MISSING_STATES: Final = frozenset({"3F000", "42P01", "42703", "42704", "42883"})
 _MISSING_WORDS: Final = ("no such table", "no such column")
 
-_GRANT: Final = (
-    "refuses this to its role or user; grant it, as the guide of operations says under PostgreSQL"
+
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    """What is the matter with the database, and what to do about it."""
+
+    what: str
+    advice: str = "retry after a while"
+
+
+_GRANT: Final = _Refusal(
+    "refuses this to its role or user",
+    "grant it, as the guide of operations says under PostgreSQL",
 )
-_FULL: Final = "is on a full disk; free some space"
-_READ_ONLY: Final = (
-    "can only be read: it is a standby, or its file or disk is write-protected; use the primary, "
-    "or make it writable"
+_FULL: Final = _Refusal("is on a full disk", "free some space")
+_READ_ONLY: Final = _Refusal(
+    "can only be read: it is a standby, or its file or disk is write-protected",
+    "use the primary, or make it writable",
 )
-_WAITED: Final = "was locked by another writer for longer than its lock_timeout"
-_POOLED: Final = (
-    "lost a prepared statement; a pooler in transaction mode stands between, so connect without it"
+_WAITED: Final = _Refusal("was locked by another writer for longer than its lock_timeout")
+_POOLED: Final = _Refusal(
+    "lost a prepared statement",
+    "a pooler in transaction mode stands between, so connect without it",
 )
-_AWAY: Final = "does not answer"
+_USER: Final = _Refusal("refuses the user of the ledger's URL", "correct the URL")
+_PASSWORD: Final = _Refusal("refuses the user or password of the ledger's URL", "correct the URL")
+_NOT_THERE: Final = _Refusal("is not there", "create it, or correct the ledger's URL")
+_NO_CONNECTION: Final = _Refusal(
+    "has no connection left", "lower pool_size, or raise its max_connections"
+)
+_POOL_EMPTY: Final = _Refusal("has no free connection", "raise pool_size, or send less")
+_AWAY: Final = _Refusal("does not answer")
 
 _BY_STATE: Final = {
     "25006": _READ_ONLY,
-    "25P03": "ended a transaction that was idle for longer than its idle_timeout",
+    "25P03": _Refusal("ended a transaction that was idle for longer than its idle_timeout"),
     "26000": _POOLED,
-    "28000": "refuses the user of the ledger's URL; correct the URL",
-    "28P01": "refuses the user or password of the ledger's URL; correct the URL",
-    "3D000": "is not there; create it, or correct the ledger's URL",
-    "40001": "had transactions that excluded each other",
-    "40P01": "had transactions that waited for each other",
+    "28000": _USER,
+    "28P01": _PASSWORD,
+    "3D000": _NOT_THERE,
+    "40001": _Refusal("had transactions that excluded each other"),
+    "40P01": _Refusal("had transactions that waited for each other"),
     "42501": _GRANT,
     "42P05": _POOLED,
     "53100": _FULL,
-    "53300": "has no connection left; lower pool_size, or raise its max_connections",
+    "53300": _NO_CONNECTION,
     "55P03": _WAITED,
-    "57014": "took longer for a statement than its statement_timeout",
+    "57014": _Refusal("took longer for a statement than its statement_timeout"),
 }
 _BY_SQLITE_NAME: Final = {
     "SQLITE_AUTH": _GRANT,
     "SQLITE_BUSY": _WAITED,
-    "SQLITE_CANTOPEN": "cannot be opened; does its folder exist, and may the server write there?",
+    "SQLITE_CANTOPEN": _Refusal(
+        "cannot be opened", "does its folder exist, and may the server write there?"
+    ),
     "SQLITE_FULL": _FULL,
     "SQLITE_LOCKED": _WAITED,
     "SQLITE_PERM": _GRANT,
@@ -83,15 +104,14 @@ _BY_SQLITE_NAME: Final = {
 # libpq gives no SQLSTATE where a connection was refused. English is what it says unless
 # lc_messages is another language; what is not recognised merely does not answer.
 _BY_WORDS: Final = {
-    "invalid connection option": "does not know a parameter of the ledger's URL; correct it",
-    'FATAL:  database "': _BY_STATE["3D000"],
-    "no password supplied": _BY_STATE["28P01"],
-    "password authentication failed": _BY_STATE["28P01"],
-    "no pg_hba.conf entry": _BY_STATE["28000"],
-    'FATAL:  role "': _BY_STATE["28000"],
+    'FATAL:  database "': _NOT_THERE,
+    "no password supplied": _PASSWORD,
+    "password authentication failed": _PASSWORD,
+    "no pg_hba.conf entry": _USER,
+    'FATAL:  role "': _USER,
     "permission denied for database": _GRANT,
-    "too many c": _BY_STATE["53300"],  # clients already, connections for role or database
-    "remaining connection slots": _BY_STATE["53300"],
+    "too many c": _NO_CONNECTION,  # clients already, connections for role or database
+    "remaining connection slots": _NO_CONNECTION,
 }
 
 
@@ -136,9 +156,7 @@ def _may_have_committed(error: DBAPIError) -> bool:
 
 def _domain_error(error: DBAPIError | PoolTimeoutError | PendingRollbackError) -> ErrataError:
     if not isinstance(error, DBAPIError):
-        return _unavailable(
-            "has no free connection; raise pool_size, or send less", type(error).__name__
-        )
+        return _unavailable(_POOL_EMPTY, type(error).__name__)
     cause = type(error.orig).__name__
     if _names_missing_table(error):
         return SchemaMismatchError(
@@ -159,7 +177,7 @@ def _domain_error(error: DBAPIError | PoolTimeoutError | PendingRollbackError) -
 
 def _refused(error: DBAPIError, cause: str) -> LedgerUnavailableError:
     if isinstance(error, IntegrityError):
-        return _unavailable("had another writer change the same rows", cause)
+        return _unavailable(_Refusal("had another writer change the same rows"), cause)
     if isinstance(error.orig, sqlite3.Error):
         return _unavailable(_BY_SQLITE_NAME.get(_sqlite_name(error.orig), _AWAY), cause)
     state = _state(error)
@@ -168,8 +186,8 @@ def _refused(error: DBAPIError, cause: str) -> LedgerUnavailableError:
     return _unavailable(_BY_STATE.get(state, _AWAY), cause, sqlstate=state)
 
 
-def _said(words: str) -> str:
-    return next((what for part, what in _BY_WORDS.items() if part in words), _AWAY)
+def _said(words: str) -> _Refusal:
+    return next((refusal for part, refusal in _BY_WORDS.items() if part in words), _AWAY)
 
 
 def _names_missing_table(error: DBAPIError) -> bool:
@@ -195,8 +213,7 @@ def _state(error: DBAPIError) -> str:
     return (error.orig.sqlstate or "") if isinstance(error.orig, Error) else ""
 
 
-def _unavailable(what: str, cause: str, **metadata: str) -> LedgerUnavailableError:
-    advice = "" if ";" in what else "; retry after a while"  # some say what to do themselves
+def _unavailable(refusal: _Refusal, cause: str, **metadata: str) -> LedgerUnavailableError:
     return LedgerUnavailableError(
-        f"the ledger's database {what} ({cause}){advice}", cause=cause, **metadata
+        f"the ledger's database {refusal.what}; {refusal.advice} ({cause})", cause=cause, **metadata
     )

@@ -258,6 +258,7 @@ class Ledger:
             BranchExistsError: the branch it would begin exists.
             DivergedError: it is a promotion, and its branch has changes of its own.
             ApprovalRequiredError: its branch is protected, and an edit lacks an approval.
+            VerificationFailedError: its branch is protected, and an edit failed its checks.
             RequestIdReusedError: the request id made another revision before.
             ModelNotFoundError, BranchNotFoundError: there is nothing to append to.
             ModelMismatchError: it belongs to another checkpoint than the history.
@@ -274,6 +275,7 @@ class Ledger:
             BranchExistsError: the branch it would begin exists.
             DivergedError: it is a promotion, and its branch has changes of its own.
             ApprovalRequiredError: its branch is protected, and an edit lacks an approval.
+            VerificationFailedError: its branch is protected, and an edit failed its checks.
             StaleRevisionError: an edit was verified again since it was made.
         """
         with self._database.reading() as connection:

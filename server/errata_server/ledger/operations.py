@@ -22,7 +22,8 @@ from errata_server.ledger.tables import StoredRow
 
 INTERRUPTED = OperationFailure(
     reason="INTERRUPTED",
-    message="the server stopped before the operation ended; start it again with a new request id",
+    message="its server stopped, or lost its lease to another, before the operation's end was "
+    "recorded; start it again with a new request id",
 )
 
 

@@ -10,10 +10,12 @@ from typing import Final
 from sqlalchemy import Connection
 
 from errata_server.domain.branches import is_approved
+from errata_server.domain.checks import Report
 from errata_server.domain.errors import (
     ApprovalRequiredError,
     InvalidInputError,
     StaleRevisionError,
+    VerificationFailedError,
 )
 from errata_server.domain.revisions import EditReference, Revision, RevisionKind
 from errata_server.ledger import edits, references
@@ -29,6 +31,8 @@ def require_approved(connection: Connection, revision: Revision) -> None:
     """Do nothing if ``revision`` applies only what its branch lets it.
 
     Raises:
+        VerificationFailedError: the branch is protected, and the latest report of an edit has
+            failed checks: it cannot be approved.
         ApprovalRequiredError: the branch is protected, and nobody but the proposer approved of
             an edit as its latest report shows it.
         StaleRevisionError: an edit was verified again since ``revision`` was made.
@@ -36,11 +40,12 @@ def require_approved(connection: Connection, revision: Revision) -> None:
     """
     if not revision.protected or revision.kind not in GUARDED:
         return
-    lacking = [
-        reference.edit
-        for reference in revision.edits
-        if not _is_approved(connection, revision, reference)
-    ]
+    lacking = []
+    for reference in revision.edits:
+        report = _latest_report(connection, revision, reference)
+        if not _is_approved(connection, report):
+            _require_approvable(revision, report)
+            lacking.append(reference.edit)
     if lacking:
         named = ", ".join(lacking[:SHOWN])
         more = f" and {len(lacking) - SHOWN} more" if len(lacking) > SHOWN else ""
@@ -71,14 +76,34 @@ def require_kept(connection: Connection, revision: Revision) -> None:
         )
 
 
-def _is_approved(connection: Connection, revision: Revision, reference: EditReference) -> bool:
-    latest = edits.latest_report(connection, reference.edit).id
-    if latest != reference.report:
+def _require_approvable(revision: Revision, report: Report) -> None:
+    """Do nothing if ``report`` passed; an approval would be refused otherwise."""
+    if report.passed:
+        return
+    kinds = [check.kind for check in report.failures]
+    raise VerificationFailedError(
+        f"branch {revision.branch!r} is protected, and edit {report.edit} failed checks "
+        f"({', '.join(kinds)}), so that neither an override nor an approval lets it in; propose "
+        "it again in other words, or keep it on a branch that is not protected",
+        branch=revision.branch,
+        edit=report.edit,
+        report=report.id,
+        failed=",".join(kinds),
+    )
+
+
+def _latest_report(connection: Connection, revision: Revision, reference: EditReference) -> Report:
+    latest = edits.latest_report(connection, reference.edit)
+    if latest.id != reference.report:
         raise StaleRevisionError(
             f"edit {reference.edit} has a newer report than the change on branch "
             f"{revision.branch!r} was made with; read it and retry",
             edit=reference.edit,
-            report=latest,
+            report=latest.id,
         )
-    proposer = edits.get(connection, reference.edit).proposer
-    return is_approved(latest, proposer, edits.approvals(connection, reference.edit))
+    return latest
+
+
+def _is_approved(connection: Connection, report: Report) -> bool:
+    proposer = edits.get(connection, report.edit).proposer
+    return is_approved(report.id, proposer, edits.approvals(connection, report.edit))

@@ -83,6 +83,8 @@ class Branches:
             BranchNotFoundError: one of them does not exist.
             PreconditionError: ``target`` has applied just what ``source`` has.
             DivergedError: ``target`` has changes of its own since.
+            VerificationFailedError: ``target`` is protected, and an edit that becomes applied
+                failed its checks.
             ApprovalRequiredError: ``target`` is protected, and nobody but its proposer approved
                 of an edit that becomes applied.
             RevisionNotFoundError: ``expected`` does not exist.

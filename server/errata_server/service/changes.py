@@ -117,7 +117,8 @@ class Changes:
         Raises:
             BranchNotFoundError: there is no such branch.
             EditNotFoundError: one of the edits does not exist.
-            VerificationFailedError: a report has failed checks and there is no override.
+            VerificationFailedError: a report has failed checks, and there is no override or the
+                branch is protected.
             ApprovalRequiredError: the branch is protected, and nobody but its proposer approved
                 of one; an override changes nothing about it.
             AlreadyAppliedError: one of them is applied already.

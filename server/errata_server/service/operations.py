@@ -1,9 +1,10 @@
 """Calls that outlive their request: run on a pool, watched, cancelled, recorded.
 
 Invariants: every operation that was started ends as SUCCEEDED, FAILED or CANCELLED, be it
-when the next server takes over; one is started only under this server's lease, and nothing it
-makes is stored once another server has taken over; progress lives in memory alone; what an
-unforeseen exception says stays in the log.
+when the next server takes over; no success is told that is not in the ledger: until it is, the
+operation runs; one is started only under this server's lease, and nothing it makes is stored
+once another server has taken over; progress lives in memory alone; what an unforeseen
+exception says stays in the log.
 """
 
 import secrets
@@ -15,6 +16,7 @@ from contextlib import nullcontext
 from contextvars import copy_context
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from itertools import chain, repeat
 from typing import Any, Final
 
 import structlog
@@ -57,16 +59,19 @@ MAX_WAITING: Final = 64
 """Operations that may be unfinished; beyond it callers are turned away."""
 
 RECORD_DELAYS: Final = (0.1, 0.5, 2.0)
-"""Seconds between attempts to record an ending while the database is away."""
+"""Seconds between attempts to record an end while the database is away; the last is repeated."""
 
 WAITING: Final = Progress(stage="waiting", done=0, total=0)
+RECORDING: Final = Progress(
+    stage="recording", done=0, total=0, note="its end is told once the ledger has it"
+)
 Work = Callable[[ReportProgress], dict[str, Any]]
 _LOG = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True, eq=False)
 class _Job:
-    """An operation of this process that has not been recorded as ended."""
+    """An operation of this process whose end is not in the ledger."""
 
     operation: Operation
     lease: LeaseKeeper
@@ -75,6 +80,7 @@ class _Job:
 
     cancelled: threading.Event = field(default_factory=threading.Event)
     ended: threading.Event = field(default_factory=threading.Event)
+    """Set once nothing more is done about it here."""
 
     def report(self, progress: Progress) -> None:
         """Remember ``progress``; the way a cancellation reaches the work."""
@@ -112,6 +118,7 @@ class Operations:
         self._jobs: dict[OperationId, _Job] = {}
         self._lock = threading.Lock()
         self._closed = False
+        self._given_up = threading.Event()
 
     def submit(
         self,
@@ -201,7 +208,7 @@ class Operations:
         with self._lock:  # before the ledger is asked: what ends meanwhile is known from here
             jobs = dict(self._jobs)
         found = self._after(OperationId(page_token) or None, limit + 1)
-        shown = [jobs[one.id].operation if one.id in jobs else one for one in found]
+        shown = [one if one.done or one.id not in jobs else jobs[one.id].operation for one in found]
         more = len(shown) > limit
         return Page(items=tuple(shown[:limit]), next_token=str(shown[limit - 1].id) if more else "")
 
@@ -242,11 +249,15 @@ class Operations:
         job = self._job(operation)
         if job is None:
             return self._ledger.operation(operation)
-        job.ended.wait(timeout)
+        if job.ended.wait(timeout) and not job.operation.done:  # the ledger knows how it ended
+            return self.get(operation)
         return job.operation
 
     def close(self, grace: float) -> None:
-        """Take no more work, let what runs finish for ``grace`` seconds, then cancel it."""
+        """Take no more work, let what runs finish for ``grace`` seconds, then cancel it.
+
+        What cannot be recorded by then is ended by the server that takes over.
+        """
         with self._lock:
             self._closed = True
             jobs = list(self._jobs.values())
@@ -255,6 +266,7 @@ class Operations:
             job.ended.wait(max(0.0, deadline - time.monotonic()))
         for job in jobs:
             job.cancelled.set()
+        self._given_up.set()
         self._pool.shutdown(wait=True)
 
     def _after(self, cursor: OperationId | None, limit: int) -> "tuple[Operation, ...]":
@@ -290,11 +302,9 @@ class Operations:
     def _run(self, job: _Job, work: Work) -> None:
         telemetry.operation_started(job.operation.kind.value)
         with under(job.fence) if job.fence is not None else nullcontext():
-            ended = self._outcome(job, work)
-            job.operation = replace(ended, finished_at=self._now())
+            ended = replace(self._outcome(job, work), finished_at=self._now())
             telemetry.operation_finished(ended.kind.value, ended.state.value)
-            if self._record(job.operation):
-                self._forget(job)
+            self._record(job, ended)
         job.ended.set()
 
     def _outcome(self, job: _Job, work: Work) -> Operation:
@@ -321,21 +331,30 @@ class Operations:
             metadata={"error_id": error_id},
         )
 
-    def _record(self, operation: Operation) -> bool:
-        """Store how it ended; if the database stays away, memory and the next start know."""
-        for delay in (*RECORD_DELAYS, None):
+    def _record(self, job: _Job, ended: Operation) -> None:
+        """Store how it ended, and tell it then; until closed where the database stays away."""
+        for delay in chain(RECORD_DELAYS, repeat(RECORD_DELAYS[-1])):
             try:
-                self._ledger.finish_operation(operation)
+                self._ledger.finish_operation(ended)
             except PreconditionError as error:  # who took over has declared it interrupted
                 _LOG.warning("an operation had been ended elsewhere", reason=error.reason)
-                return True
-            except ErrataError as error:  # away, or damaged: nobody else hears of it here
+                break
+            except UnavailableError as error:
                 _LOG.warning("an operation's end was not recorded", reason=error.reason)
-                if delay is not None:
-                    time.sleep(delay)
+                job.operation = replace(job.operation, progress=RECORDING)
+                if self._given_up.wait(delay):
+                    break
+            except ErrataError as error:  # damaged: what takes over can but say that it failed
+                _LOG.warning("an operation's end cannot be recorded", reason=error.reason)
+                failure = _failure(error)
+                job.operation = replace(
+                    ended, state=OperationState.FAILED, result={}, failure=failure
+                )
+                return
             else:
-                return True
-        return False
+                job.operation = ended
+                break
+        self._forget(job)
 
 
 def _failure(error: ErrataError) -> OperationFailure:
