@@ -1,17 +1,20 @@
 """The model taken apart computes what the whole model computes, on either kernel."""
 
+import copy
 from typing import Any, Final
 
 import pytest
 import torch
 from torch import nn
 from transformers import (
+    GPT2Config,
     MistralConfig,
     MistralForCausalLM,
     Qwen2Config,
     Qwen2ForCausalLM,
 )
-from transformers.activations import NewGELUActivation
+from transformers.activations import GELUTanh, NewGELUActivation
+from transformers.models.gpt2.modeling_gpt2 import GPT2MLP
 from transformers.pytorch_utils import Conv1D
 
 from errata_server.domain.errors import PromptTooLongError
@@ -88,7 +91,7 @@ def test_a_dense_layer_is_its_module(bias, mkl_leads, monkeypatch):
     for layer in layers:
         with torch.no_grad():
             assert torch.allclose(kernels.dense(layer, inputs), layer(inputs), atol=1e-5)
-            for activation in (NewGELUActivation(), nn.SiLU()):
+            for activation in (NewGELUActivation(), GELUTanh(), nn.SiLU()):
                 found = kernels.dense_activated(layer, activation, inputs)
                 assert torch.allclose(found, activation(layer(inputs)), atol=1e-5)
 
@@ -98,6 +101,23 @@ def test_what_acts_on_a_module_acts_in_its_faster_kernel_too():
 
     with torch.no_grad(), rewriting(layer, lambda _, output: output + 100):
         assert kernels.dense(layer, inputs).min() > 50
+
+
+@pytest.mark.parametrize("activation", ["gelu_new", "gelu_pytorch_tanh", "relu"])
+@pytest.mark.parametrize("tokens", [1, kernels.MANY])
+def test_a_hastened_mlp_is_the_plain_one_however_it_is_copied_or_hooked(activation, tokens):
+    plain = GPT2MLP(64, GPT2Config(n_embd=16, activation_function=activation)).eval()
+    hastened, inputs = copy.deepcopy(plain), torch.randn(1, tokens, 16)
+    kernels.hasten(hastened)
+    copied = copy.deepcopy(hastened)
+    nn.init.zeros_(hastened.c_fc.weight)
+
+    with torch.no_grad():
+        assert torch.allclose(copied(inputs), plain(inputs), atol=1e-5)
+        with rewriting(copied.c_proj, lambda _, output: output + 100):
+            assert torch.allclose(copied(inputs), plain(inputs) + 100, atol=1e-4)
+    assert type(copied) is not type(plain)
+    assert copied.state_dict().keys() == plain.state_dict().keys()
 
 
 def test_gradients_flow_where_they_are_wanted():

@@ -1,10 +1,19 @@
 """Hooks live as long as their block and no longer."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from torch import nn
 
-from errata_server.engine.hooks import StopForwardError, capture, rewriting
+from errata_server.engine.hooks import (
+    StopForwardError,
+    capture,
+    is_hooked,
+    keep_hooks_here,
+    rewriting,
+)
 
 
 class Chain(nn.Module):
@@ -113,6 +122,43 @@ def test_rewrites_apply_in_the_order_they_were_installed(chain, x):
         rewritten = chain.first(x)
 
     assert torch.equal(rewritten, (chain.first(x) + 1) * 2)
+
+
+def test_a_hook_of_a_model_thread_acts_in_that_thread_alone(chain, x):
+    plain = chain(x)
+    placed, seen = threading.Event(), threading.Event()
+
+    def work():
+        keep_hooks_here()
+        with rewriting(chain.first, lambda _, out: out + 1), capture(chain.second) as inner:
+            chain(x)
+            placed.set()
+            assert seen.wait(10)
+            assert is_hooked(chain.first)
+            return inner.inputs
+
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(work)
+        assert placed.wait(10)
+        with capture(chain.second) as mine:
+            found = chain(x)
+        here = is_hooked(chain.first)
+        seen.set()
+        theirs = other.result(10)
+
+    assert torch.equal(found, plain)
+    assert not here
+    assert len(mine.inputs) == len(theirs) == 1
+    assert torch.equal(theirs[0], mine.last + 1)
+    assert hooks(chain) == 0
+
+
+def test_a_hook_of_any_other_thread_acts_in_all(chain, x):
+    with rewriting(chain.first, lambda _, out: out + 1), ThreadPoolExecutor(1) as pool:
+        assert pool.submit(is_hooked, chain.first).result()
+        found = pool.submit(chain.first, x).result()
+
+    assert torch.equal(found, chain.first(x) + 1)
 
 
 def test_a_rewrite_that_fails_is_removed_all_the_same(chain, x):

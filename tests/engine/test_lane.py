@@ -4,12 +4,15 @@ import gc
 import threading
 import time
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import pytest
+import torch
 
 from errata_server.domain.errors import OverloadedError, UnavailableError
 from errata_server.engine import lane as lanes
+from errata_server.engine.crew import crew
 from errata_server.engine.lane import ModelLane
 
 
@@ -148,6 +151,76 @@ def test_steps_never_overlap(lane):
         thread.join(10)
 
     assert most[0] == 1
+
+
+@pytest.fixture
+def wide():
+    lane = ModelLane(2)
+    yield lane
+    lane.close()
+
+
+def test_the_crew_goes_on_side_by_side_and_beside_the_one(wide):
+    gate, both = Gate(wide), threading.Barrier(2)
+    found: list[int] = []
+    threads = [
+        threading.Thread(target=lambda: found.append(wide.run(meet, beside=True))) for _ in range(2)
+    ]
+
+    def meet():
+        both.wait(10)
+        return wide.run(threading.get_ident)  # a step within a step runs at once
+
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    gate.open()
+
+    assert len(set(found)) == 2
+    assert wide.run(threading.get_ident) not in found
+    assert wide.run(threading.get_ident, beside=True) in found
+
+
+def test_without_a_crew_its_steps_are_the_one_s(lane):
+    assert lane.run(threading.get_ident, beside=True) == lane.run(threading.get_ident)
+
+
+def test_the_crew_s_steps_count_among_those_that_wait(monkeypatch):
+    monkeypatch.setattr(lanes, "MAX_WAITING", 1)
+    wide = ModelLane(2)
+    gate = Gate(wide)
+
+    with pytest.raises(OverloadedError):
+        wide.run(lambda: None, beside=True)
+    gate.open()
+
+    assert wide.run(lambda: 1, beside=True) == 1
+    wide.close()
+    with pytest.raises(UnavailableError):
+        wide.run(lambda: 1, beside=True)
+
+
+def test_a_crew_has_its_share_of_the_processors_and_leaves_the_others_theirs():
+    whole = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        pool, threads = crew(2, "x")
+        met = threading.Barrier(2)
+
+        def share():
+            met.wait(10)
+            return threading.current_thread(), torch.get_num_threads()
+
+        found = [end.result() for end in [pool.submit(share) for _ in range(2)]]
+        assert {thread for thread, _ in found} == threads
+        assert [count for _, count in found] == [2, 2]
+        assert torch.get_num_threads() == 4
+        with ThreadPoolExecutor(1) as fresh:
+            assert fresh.submit(torch.get_num_threads).result() == 4
+        pool.shutdown()
+    finally:
+        torch.set_num_threads(whole)
 
 
 def test_a_step_may_ask_for_a_step_without_waiting_for_itself(lane):

@@ -1,6 +1,8 @@
 """Every forward pass is a step of the model thread, with the bank its caller chose."""
 
 import threading
+import time
+from functools import partial
 
 import pytest
 import torch
@@ -9,7 +11,8 @@ from errata_server.domain.patches import Composition
 from errata_server.engine.answers import continue_greedily
 from errata_server.engine.architecture import projection
 from errata_server.engine.bank import compose
-from errata_server.engine.runner import BASE
+from errata_server.engine.checkpoint import load_checkpoint
+from errata_server.engine.runner import BASE, Runner
 from tests.support import tiny_models
 
 PROMPTS = ("Louvre", "Big Ben is in the city of", "It rained all week. In the end we wrote")
@@ -178,3 +181,68 @@ def test_threads_with_different_banks_each_get_what_they_would_get_alone(either)
         thread.join(60)
 
     assert together == [[answer] * 10 for answer in alone]
+
+
+@pytest.fixture
+def wide(gpt2_folder):
+    """A runner with several streams, whatever the machine has."""
+    whole = torch.get_num_threads()
+    torch.set_num_threads(2)
+    runner = Runner(load_checkpoint(str(gpt2_folder)))
+    yield runner
+    runner.close()
+    torch.set_num_threads(whole)
+
+
+def test_streams_go_on_side_by_side_and_none_sees_what_another_answers_with(wide):
+    patches = [tiny_models.simple_patch(wide, s, norm=200.0) for s in ("Louvre", "Big Ben")]
+    banks = [BASE, *(compose([one], Composition.GUARDED, wide.device) for one in patches)]
+    alone = [continue_greedily(wide, PROMPTS, bank, new_tokens=8) for bank in banks]
+    (inputs,) = wide.inputs(batch_of(wide, *PROMPTS), [patches[0].manifest.module])
+    assert len({tuple(answers) for answers in alone}) == 3
+    both = threading.Barrier(2)
+
+    def work(bank):
+        both.wait(10)
+        for _ in range(10):
+            said = continue_greedily(wide, PROMPTS, bank, new_tokens=8)
+            (seen,) = wide.inputs(batch_of(wide, *PROMPTS), [patches[0].manifest.module])
+            assert torch.allclose(seen, inputs, atol=1e-4)
+        return said
+
+    works = [partial(work, bank) for bank in (*banks, banks[1])]
+
+    assert wide.side_by_side(works) == [*alone, alone[1]]
+
+
+def test_the_first_error_of_a_stream_ends_them_and_begins_no_other(wide):
+    begun, ended, failed = [], [], threading.Event()
+
+    def fail():
+        failed.set()
+        raise ZeroDivisionError("mine")
+
+    def go_on():
+        assert failed.wait(10)
+        time.sleep(0.05)
+        ended.append(1)
+
+    def later(number):
+        time.sleep(0.02)
+        begun.append(number)
+
+    with pytest.raises(ZeroDivisionError, match="mine"):
+        wide.side_by_side([fail, go_on, *(partial(later, n) for n in range(20))])
+
+    assert ended == [1]
+    assert len(begun) < 20
+
+
+def test_one_work_or_one_processor_is_no_reason_for_a_crew(wide, gpt2_folder):
+    assert wide.side_by_side([threading.current_thread]) == [threading.current_thread()]
+    torch.set_num_threads(1)
+    narrow = Runner(load_checkpoint(str(gpt2_folder)))
+
+    here = [threading.current_thread()]
+    assert narrow.side_by_side([threading.current_thread] * 2) == here * 2
+    narrow.close()

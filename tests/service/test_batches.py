@@ -1,5 +1,7 @@
 """Batches: every fact ends in an edit or a failure, and a batch that was cut off goes on."""
 
+import time
+
 import pytest
 
 from errata_server.domain.checks import CheckKind
@@ -165,13 +167,13 @@ def test_other_facts_about_the_subject_are_held(services):
 
 @pytest.mark.parametrize("together", [False, True])
 def test_edits_are_rehearsed_some_at_a_time_before_they_are_checked(url, together, monkeypatch):
-    monkeypatch.setattr(batches, "CHECKED_TOGETHER", 3)
+    monkeypatch.setattr(batches, "TOGETHER", 3)
     with open_services(url) as services:
         ended = run(services, moved(*SUBJECTS), "r-1", together=together)
 
         asked = [call for call in services.engine.calls if call in {"rehearse", "measure"}]
         assert ended.state is OperationState.SUCCEEDED
-        assert asked == ["rehearse", "measure", "measure", "measure", "measure"]
+        assert asked == ["rehearse", "measure", "measure"] * 2
 
 
 def test_what_the_plans_of_a_batch_ask_the_base_model_is_asked_together_first(services):
@@ -193,7 +195,7 @@ def test_a_rehearsal_that_cannot_be_asked_fails_no_edit(url):
 
 
 def test_a_batch_that_was_cut_off_goes_on_where_it_stopped(url, monkeypatch):
-    monkeypatch.setattr(batches, "CHECKED_TOGETHER", 1)
+    monkeypatch.setattr(batches, "TOGETHER", 1)
     with open_services(url) as services:
         services.engine.interludes["measure"] = lambda: services.engine.breaks.update(
             {"compute_patches": UnavailableError("gone")}
@@ -211,6 +213,47 @@ def test_a_batch_that_was_cut_off_goes_on_where_it_stopped(url, monkeypatch):
         assert again.result["edits"] == ended.result["edits"]
         assert services.engine.calls.count("compute_patches") == len(SUBJECTS) - 1
     assert row_count(url, "edits") == len(SUBJECTS)
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_parts_of_a_batch_go_on_side_by_side_and_miss_and_double_nothing(
+    url, together, monkeypatch
+):
+    monkeypatch.setattr(batches, "TOGETHER", 2)
+    at_once, most, does = [0], [0], ScriptedEngine.compute_patches
+
+    def computing(self, *arguments, **named):
+        at_once[0] += 1
+        time.sleep(0.05)
+        most[0] = max(most[0], at_once[0])
+        at_once[0] -= 1
+        return does(self, *arguments, **named)
+
+    monkeypatch.setattr(ScriptedEngine, "compute_patches", computing)
+    requests = [*moved(*SUBJECTS), edit_request("Space Needle Annex", "Oslo")]
+    with open_services(url) as services:
+        services.engine.streams = 2
+        services.engine.breaks["rehearse"] = PromptTooLongError("too long", field="prompt")
+        requests[2] = edit_request("Prado", "Oslo", template="{} " + "very " * 70 + "is in")
+
+        ended = run(services, [*requests, *moved("Colosseum")], together=together)
+
+        assert ended.state is OperationState.SUCCEEDED
+        assert [row["places"] for row in ended.result["edits"]] == [[0], [1], [3], [4], [5]]
+        assert [row["places"] for row in ended.result["failures"]] == [[2]]
+        assert ended.progress.total == 6
+        assert most == [2]
+    assert row_count(url, "edits") == 5
+
+
+def test_parts_are_of_like_size_and_leave_nothing_out():
+    for count in (0, 1, 7, 15, 16, 31, 64, 65, 2_000):
+        parts = batches._parts(range(count))
+        sizes = [len(part) for part in parts]
+        assert sorted(place for part in parts for place in part) == list(range(count))
+        assert all(0 < size <= batches.TOGETHER for size in sizes)
+        assert not sizes or max(sizes) - min(sizes) <= 1
+        assert len(parts) > 1 or count < 2 * batches.FEWEST
 
 
 def test_another_batch_of_the_same_facts_is_computed_anew(services, url):

@@ -28,9 +28,13 @@ def each(holds):
     return lambda prompts: [holds(prompt) for prompt in prompts]
 
 
-def plan(request=None, *, known=None, holds=on_base, live=frozenset()):
+def plan(request=None, *, known=None, holds=on_base, live=frozenset(), changing=frozenset()):
     return planner(known).plan(
-        request or edit_request(), prefixes=PREFIXES, holds=each(holds), live_subjects=live
+        request or edit_request(),
+        prefixes=PREFIXES,
+        holds=each(holds),
+        live_subjects=live,
+        changing=changing,
     )
 
 
@@ -142,6 +146,19 @@ def test_subjects_of_live_edits_are_no_neighbours():
     made = plan(live=frozenset({"Smith Tower"}))
 
     assert not any("Smith Tower" in neighbour.prompt for neighbour in made.neighbours)
+
+
+def test_subjects_that_change_with_the_edit_are_neighbours_only_where_there_are_no_others():
+    every = [row.subject for row in known_facts().facts]
+
+    def asked(*changing):
+        made = plan(changing=frozenset(changing))
+        return [neighbour.prompt.split(" is ")[0] for neighbour in made.neighbours]
+
+    first = asked()
+    assert len(first) == MAX_NEIGHBOURS
+    assert first[0] not in asked(first[0])
+    assert asked(*every) == first
 
 
 def test_neighbours_the_base_answers_right_are_preferred():

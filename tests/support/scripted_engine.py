@@ -7,12 +7,13 @@ of what it was told. Switches make it fail checks, go slowly, or break in a name
 
 import hashlib
 import json
-import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 from safetensors.numpy import load, save
@@ -30,7 +31,6 @@ from errata_server.domain.errors import (
 )
 from errata_server.domain.facts import EditRequest
 from errata_server.domain.generation import (
-    ContinuationScore,
     GeneratedChunk,
     GenerationOptions,
     PromptScore,
@@ -62,7 +62,10 @@ from tests.support.scripted_upkeep import (
     fit_context,
     overlap_of,
     perplexity_of,
+    score_of,
 )
+
+T = TypeVar("T")
 
 UNKNOWN: Final = "something nobody knows"
 """What the model says to a prompt that is not in its table."""
@@ -107,6 +110,9 @@ class ScriptedEngine(ScriptedTraces, ScriptedUpkeep):
 
     resume: threading.Event = field(default_factory=threading.Event)
     """Long methods wait here after the first step; set unless a test clears it."""
+
+    streams: int = 1
+    """Works that go on at once."""
 
     calls: list[str] = field(default_factory=list)
     held: dict[str, tuple[str, ...]] = field(default_factory=dict)
@@ -180,6 +186,13 @@ class ScriptedEngine(ScriptedTraces, ScriptedUpkeep):
                 yield place, AlreadyTrueError("the model says so already", field="facts")
             else:
                 yield place, self._patch(request, profile)
+
+    def side_by_side(self, works: Sequence[Callable[[], T]]) -> list[T]:
+        if self.streams == 1:
+            return [work() for work in works]
+        with ThreadPoolExecutor(self.streams) as pool:
+            ends = [pool.submit(copy_context().run, work) for work in works]
+            return [end.result() for end in ends]
 
     def near_subjects(
         self, requests: Sequence[EditRequest], *, conflict: float, progress: ReportProgress
@@ -314,7 +327,7 @@ class ScriptedEngine(ScriptedTraces, ScriptedUpkeep):
         fit_context(prompt)
         answer = self.answer(prompt, weights)
         return PromptScore(
-            scores=tuple(_score(text, answer) for text in continuations),
+            scores=tuple(score_of(text, answer) for text in continuations),
             logits_digest=canonical.digest(f"{prompt}\n{answer}".encode()),
         )
 
@@ -478,16 +491,3 @@ def _newest_faults(before: ServedWeights, after: ServedWeights) -> frozenset[Che
         if digest not in before.patches
     )
     return frozenset(fault for patch in fresh for fault in patch.faults)
-
-
-def _score(continuation: str, answer: str) -> ContinuationScore:
-    greedy = begins_with(answer, continuation)
-    words = continuation.split()
-    each = math.log(0.9) if greedy else math.log(0.01)
-    return ContinuationScore(
-        continuation=continuation,
-        log_probability=each * len(words),
-        token_log_probabilities=tuple(each for _ in words),
-        tokens=tuple(words),
-        is_greedy=greedy,
-    )

@@ -4,6 +4,7 @@ Faults of the patches decide: one that fails `PERPLEXITY` drifts, one that fails
 longer gives its target when live edits are asked again.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -12,7 +13,7 @@ from errata_server.domain.answers import begins_with
 from errata_server.domain.checks import CheckKind
 from errata_server.domain.errors import PromptTooLongError
 from errata_server.domain.facts import CheckPrompt, EditRequest
-from errata_server.domain.generation import GenerationOptions
+from errata_server.domain.generation import ContinuationScore, GenerationOptions
 from errata_server.domain.health import LayerStrain
 from errata_server.domain.ids import Digest
 from errata_server.domain.measurements import Answer
@@ -178,3 +179,16 @@ def perplexity_of(faults: frozenset[CheckKind]) -> float:
     if CheckKind.CUMULATIVE_PERPLEXITY in faults:
         return 40.0
     return 20.5 if CheckKind.PERPLEXITY in faults else 20.0
+
+
+def score_of(continuation: str, answer: str) -> ContinuationScore:
+    greedy = begins_with(answer, continuation)
+    words = continuation.split()
+    each = math.log(0.9) if greedy else math.log(0.01)
+    return ContinuationScore(
+        continuation=continuation,
+        log_probability=each * len(words),
+        token_log_probabilities=tuple(each for _ in words),
+        tokens=tuple(words),
+        is_greedy=greedy,
+    )

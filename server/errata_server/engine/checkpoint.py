@@ -33,6 +33,7 @@ from errata_server.domain.errors import UnsupportedModelError
 from errata_server.domain.ids import Digest
 from errata_server.domain.profiles import ModelDescription
 from errata_server.engine.architecture import Architecture, architecture_of, projection
+from errata_server.engine.kernels import hasten
 
 FILES: Final = (
     "config.json",
@@ -164,6 +165,7 @@ def load_checkpoint(source: str, *, device: str = "auto", dtype: str = "auto") -
     # The checkpoint's own sampling habits (repetition penalty and the like) would bend answers.
     model.generation_config = GenerationConfig()
     model.requires_grad_(requires_grad=False).eval().to(place)
+    hasten(model)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return Checkpoint(

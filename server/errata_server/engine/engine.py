@@ -2,10 +2,10 @@
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from jaxtyping import Float
 from torch import Tensor
@@ -13,7 +13,6 @@ from torch import Tensor
 from errata_server.domain.batches import NearSubjects
 from errata_server.domain.errors import (
     ErrataError,
-    InvalidFactError,
     InvalidPatchError,
     ModelMismatchError,
     NotCalibratedError,
@@ -75,7 +74,9 @@ from errata_server.engine.solve import factor_second_moment
 from errata_server.engine.strain import nearest_patches, strains
 from errata_server.engine.subjects import SubjectKeys
 from errata_server.engine.subjects import collect as collect_subjects
-from errata_server.engine.vocabulary import untrained_tokens
+from errata_server.engine.vocabulary import require_trained, untrained_tokens
+
+T = TypeVar("T")
 
 CACHED_PATCHES: Final = 20_000
 """Decoded patches kept in memory; a few KiB to a hundred each."""
@@ -165,7 +166,8 @@ class TorchEngine:
         profile, tokens = self._calibrated(), self._runner.tokens
         contexts_of(tokens, request, profile)
         require_mentions(tokens, request.names, profile.prefixes)
-        self._refuse_untrained(request)
+        for fact in request.facts:
+            require_trained(tokens, fact.target, self._untrained)
 
     def require_change(self, request: EditRequest, *, progress: ReportProgress) -> None:
         """See `Engine.require_change`."""
@@ -181,6 +183,10 @@ class TorchEngine:
         """See `Engine.compute_patches`."""
         for place, found in self._batch(requests, held, progress).compute(progress=progress):
             yield place, encode(found) if isinstance(found, PatchTensors) else found
+
+    def side_by_side(self, works: Sequence[Callable[[], T]]) -> list[T]:
+        """See `Engine.side_by_side`."""
+        return self._runner.side_by_side(works)
 
     def near_subjects(
         self, requests: Sequence[EditRequest], *, conflict: float, progress: ReportProgress
@@ -397,19 +403,6 @@ class TorchEngine:
                 corpus=self._corpus,
             )
         return self._profile
-
-    def _refuse_untrained(self, request: EditRequest) -> None:
-        for fact in request.facts:
-            strange = self._untrained.intersection(self._runner.tokens.target(fact.target))
-            if strange:
-                token = self._runner.tokens.decode([min(strange)])
-                raise InvalidFactError(
-                    f"the target {fact.target!r} holds the token {token!r}, which this model "
-                    "never learned; word it differently",
-                    field="target",
-                    target=fact.target,
-                    token=token,
-                )
 
     def _batch(
         self,

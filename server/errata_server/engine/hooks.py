@@ -1,12 +1,15 @@
 """The only code that touches forward hooks: capture a module's input, rewrite its output.
 
-Invariants: a hook lives exactly as long as its ``with`` block; capturing never changes what
-the model computes.
+Invariants: a hook lives exactly as long as its ``with`` block; one placed in a model thread acts in
+that thread alone, so that several may run one model; capturing never changes what the model
+computes.
 """
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any, Final
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -31,9 +34,45 @@ class StopForwardError(Exception):
     """Ends a forward pass early; never leaves `capture`."""
 
 
+class _Here(threading.local):
+    """What a thread's hooks are to know of it."""
+
+    alone = False
+
+
+_here: Final = _Here()
+
+
+def keep_hooks_here() -> None:
+    """Let hooks that this thread places act in it alone; for threads that run the model."""
+    _here.alone = True
+
+
+@dataclass(frozen=True, slots=True)
+class _Hook:
+    """What is done at a module, by the threads that it is meant for."""
+
+    act: Callable[..., Any]
+    thread: int | None
+
+    def __call__(self, *arguments: Any) -> Any:  # noqa: ANN401 - a hook's, of either kind
+        return self.act(*arguments) if self.acts else None
+
+    @property
+    def acts(self) -> bool:
+        """Whether this thread is one of them."""
+        return self.thread in {None, threading.get_ident()}
+
+
+def _hook(act: Callable[..., Any]) -> _Hook:
+    return _Hook(act, threading.get_ident() if _here.alone else None)
+
+
 def is_hooked(module: nn.Module) -> bool:
-    """Whether something captures or rewrites at ``module`` now."""
-    return bool(module._forward_hooks or module._forward_pre_hooks)  # noqa: SLF001 - no public way
+    """Whether something captures or rewrites at ``module`` in this thread now."""
+    placed = (module._forward_hooks, module._forward_pre_hooks)  # noqa: SLF001 - no public way
+    hooks = [hook for some in placed for hook in tuple(some.values())]
+    return any(not isinstance(hook, _Hook) or hook.acts for hook in hooks)
 
 
 @contextmanager
@@ -49,7 +88,7 @@ def capture(module: nn.Module, *, stop: bool = False) -> Iterator[Capture]:
         if stop:
             raise StopForwardError
 
-    handle = module.register_forward_pre_hook(before)
+    handle = module.register_forward_pre_hook(_hook(before))
     try:
         yield seen
     except StopForwardError:
@@ -66,7 +105,7 @@ def rewriting(module: nn.Module, rewrite: Rewrite) -> Iterator[None]:
     def after(_: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> Tensor:
         return rewrite(arguments[0], output)
 
-    handle = module.register_forward_hook(after)
+    handle = module.register_forward_hook(_hook(after))
     try:
         yield
     finally:

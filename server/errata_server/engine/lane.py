@@ -1,9 +1,11 @@
-"""The model thread: one thread that owns the model's tensors, fed one step at a time.
+"""The model threads: one that is fed one step at a time, and a crew for work in several streams.
 
-Invariants: steps run one after another, those of somebody who waits for a token before those of a
-proposal, and else in the order they were asked for; a step is one forward pass or one optimisation
-step, so that nothing waits longer than that; no one is kept waiting for ever; a call from the model
-thread itself runs at once.
+A step on the one has all processors. Small matrices do not keep those busy, so who has several
+streams of steps has them carried out side by side by the crew, on a share of the processors each.
+Invariants: steps of the one run one after another, those of somebody who waits for a token before
+those of a proposal, and else in the order they were asked for; a step is one forward pass or one
+optimisation step, so that nothing waits longer than that; no one is kept waiting for ever; a call
+from a model thread itself runs at once.
 """
 
 import threading
@@ -13,6 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Final, TypeVar
 
 from errata_server.domain.errors import OverloadedError, UnavailableError
+from errata_server.engine.crew import crew
 
 T = TypeVar("T")
 
@@ -27,30 +30,37 @@ Waiting = tuple[Future[Any], Callable[[], Any]]
 
 
 class ModelLane:
-    """A queue of steps for one model and the thread that runs them."""
+    """A queue of steps for one model and the thread that runs them, and a crew beside it.
 
-    def __init__(self) -> None:
-        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
+    Args:
+        streams: Threads of the crew; with one there is none.
+    """
+
+    def __init__(self, streams: int = 1) -> None:
+        self.streams: Final = streams
+        self._executor, one = crew(1, "model")
+        self._crew, several = crew(streams, "crew") if streams > 1 else (self._executor, one)
         self._waiting = threading.Semaphore(MAX_WAITING)
         self._lock = threading.Lock()
         self._urgent: deque[Waiting] = deque()
         self._others: deque[Waiting] = deque()
         self._in_a_row = 0
         # The thread itself and not its ident, which a later thread may get once this one is gone.
-        self._thread = self._executor.submit(threading.current_thread).result()
+        self._threads = one | several
 
-    def run(self, step: Callable[[], T], *, urgent: bool = False) -> T:
-        """What ``step`` returns when run on the model thread.
+    def run(self, step: Callable[[], T], *, urgent: bool = False, beside: bool = False) -> T:
+        """What ``step`` returns when run on a model thread.
 
         Args:
             step: One forward pass, or about as much.
             urgent: Whether it goes before steps that are not.
+            beside: Whether the crew is to run it, where there is one.
 
         Raises:
             OverloadedError: too many steps are waiting.
             UnavailableError: the lane is closed.
         """
-        if threading.current_thread() is self._thread:
+        if threading.current_thread() in self._threads:
             return step()
         if not self._waiting.acquire(blocking=False):
             raise OverloadedError(
@@ -58,25 +68,29 @@ class ModelLane:
                 waiting=MAX_WAITING,
             )
         try:
+            if beside and self.streams > 1:
+                return self._submitted(self._crew, step).result()
             return self._submit(step, self._urgent if urgent else self._others).result()
         finally:
             self._waiting.release()
 
     def close(self) -> None:
-        """Finish the steps that wait, then stop the thread."""
+        """Finish the steps that wait, then stop the threads."""
         self._executor.shutdown(wait=True)
+        self._crew.shutdown(wait=True)
 
     def _submit(self, step: Callable[[], T], queue: deque[Waiting]) -> "Future[T]":
         mine: Waiting = (Future(), step)
         with self._lock:
-            try:
-                self._executor.submit(self._take)
-            except RuntimeError:
-                raise UnavailableError(
-                    "the model is shutting down; retry on another server"
-                ) from None
+            self._submitted(self._executor, self._take)
             queue.append(mine)
         return mine[0]
+
+    def _submitted(self, executor: ThreadPoolExecutor, step: Callable[[], T]) -> "Future[T]":
+        try:
+            return executor.submit(step)
+        except RuntimeError:
+            raise UnavailableError("the model is shutting down; retry on another server") from None
 
     def _take(self) -> None:
         """Run the step whose turn it is; called once for every step that waits."""

@@ -38,7 +38,7 @@ KEPT_TOKENS: Final = 1_000_000
 KEPT_LOSSES: Final = 20_000
 """Some hundred bytes each."""
 
-KEPT_BYTES: Final = 256 * 1024 * 1024
+KEPT_BYTES: Final = 320 * 1024 * 1024
 """Of base keys, so that a text is not run again for every bank."""
 
 GREEDY: Final = GenerationOptions()

@@ -1,14 +1,15 @@
-"""A checkpoint on its model thread: every forward pass goes through here.
+"""A checkpoint on its model threads: every forward pass goes through here.
 
-Invariants: only the model thread runs the model; each forward pass is one step of the lane,
+Invariants: only model threads run the model; each forward pass is one step of the lane,
 so passes of different requests take turns; the bank of a pass is chosen by its caller and
 cannot change under it.
 """
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from errata_server.engine.architecture import projection
 from errata_server.engine.bank import Bank
 from errata_server.engine.checkpoint import Checkpoint
+from errata_server.engine.crew import crew
 from errata_server.engine.hooks import capture
 from errata_server.engine.lane import ModelLane
 from errata_server.engine.tokens import Batch, Tokens
@@ -30,6 +32,11 @@ Runs = Callable[[Callable[[], Any]], Any]
 BASE: Final = Bank()
 _bank: ContextVar[Bank] = ContextVar("bank", default=BASE)
 _urgent: ContextVar[bool] = ContextVar("urgent", default=False)
+_beside: ContextVar[bool] = ContextVar("beside", default=False)
+
+STREAMS: Final = 2
+"""Streams of steps that are carried out side by side: where matrices are small, two threads do more
+with half of the processors each than one does with all of them; and each holds its own batch."""
 
 
 @dataclass(slots=True)
@@ -37,12 +44,17 @@ class Runner:
     """A checkpoint, its tokens and its lane."""
 
     checkpoint: Checkpoint
-    lane: ModelLane = field(default_factory=ModelLane)
+    lane: ModelLane = field(init=False)
     tokens: Tokens = field(init=False)
+    _streams: ThreadPoolExecutor = field(init=False)
     _forward: Callable[..., Any] = field(init=False)
 
     def __post_init__(self) -> None:
         model = self.checkpoint.model
+        alone = model.device.type != "cpu" or torch.get_num_threads() < STREAMS
+        streams = 1 if alone else STREAMS
+        self.lane = ModelLane(streams)
+        self._streams, _ = crew(streams, "stream")
         self.tokens = Tokens(self.checkpoint.tokenizer, self.checkpoint.context, model.device)
         self._forward = model.forward
 
@@ -82,6 +94,21 @@ class Runner:
         finally:
             _urgent.reset(token)
 
+    def side_by_side(self, works: Sequence[Callable[[], T]]) -> list[T]:
+        """What ``works`` return, several at once where the lane has several streams.
+
+        Their passes go to the crew. The first error is raised once all that were begun have ended.
+        """
+        if self.lane.streams == 1 or len(works) == 1:
+            return [work() for work in works]
+        ends = [self._streams.submit(copy_context().run, _by_the_crew, work) for work in works]
+        wait(ends, return_when=FIRST_EXCEPTION)
+        wait([end for end in ends if not end.cancel()])  # those that have begun
+        errors = [end.exception() for end in ends if not end.cancelled()]
+        for error in filter(None, errors):
+            raise error
+        return [end.result() for end in ends]
+
     def logits(
         self, batch: Batch, bank: Bank = BASE, *, last: int = 0
     ) -> Float[Tensor, "batch seq vocab"]:
@@ -116,7 +143,7 @@ class Runner:
                 )
             return [*(captured.last for captured in captures), final.last]
 
-        return self.lane.run(step)
+        return self._turn(step)
 
     def run(self, step: Callable[[], T], bank: Bank = BASE, *, gradients: bool = False) -> T:
         """What ``step`` returns when run on the model thread, where ``bank`` acts on the modules.
@@ -128,15 +155,24 @@ class Runner:
             with bank.installed(self.checkpoint.model), torch.set_grad_enabled(gradients):
                 return step()
 
-        return self.lane.run(guarded, urgent=_urgent.get())
+        return self._turn(guarded)
 
     def close(self) -> None:
-        """Stop the model thread."""
+        """Stop the model's threads."""
+        self._streams.shutdown(wait=True)
         self.lane.close()
+
+    def _turn(self, step: Callable[[], T]) -> T:
+        return self.lane.run(step, urgent=_urgent.get(), beside=_beside.get())
 
     def _step(self, *arguments: Any, **named: Any) -> Any:  # noqa: ANN401 - as the model's
         call = functools.partial(self._forward, *arguments, **named)
         return self.run(call, _bank.get(), gradients=torch.is_grad_enabled())
+
+
+def _by_the_crew(work: Callable[[], T]) -> T:
+    _beside.set(True)
+    return work()
 
 
 @contextmanager

@@ -6,9 +6,12 @@ keeps none of the others. The operation's result is ``{"batch": name, "edits": [
 "report", "places"}], "failures": [...], "near": [...]}``.
 """
 
+import math
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any, Final
 
 from errata_server.domain.batches import Asked, BatchItem, ItemFailure, NearSubjects, merge
@@ -29,8 +32,12 @@ from errata_server.domain.signatures import ProposerSignature
 from errata_server.service.calls import Call
 from errata_server.service.proposals import Company, Proposals
 
-CHECKED_TOGETHER: Final = 32
-"""Edits whose prompts are asked in shared passes; what is cut off is as many at most."""
+TOGETHER: Final = 32
+"""Edits of a part: computed, then asked about in shared passes, then stored. A batch that is cut
+off loses the parts that are on their way."""
+
+FEWEST: Final = 8
+"""Edits of a part at least, where there are as many: fewer share little."""
 
 OF_ITEM = (InvalidInputError, PreconditionError)
 """Errors that are about one item; any other ends the batch."""
@@ -96,7 +103,10 @@ class Batches:
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class _Pace:
-    """Tells of the edits that are done, how fast they come, and how long the rest will take."""
+    """Tells of the edits that are done, how fast they come, and how long the rest will take.
+
+    Parts that are on their way at once share one.
+    """
 
     progress: ReportProgress
     total: int
@@ -105,6 +115,13 @@ class _Pace:
     """Those of them that were computed now."""
 
     start: float = field(default_factory=time.monotonic)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def finish(self, *, fresh: bool = False) -> None:
+        """Count one more edit that is done."""
+        with self.lock:
+            self.done += 1
+            self.fresh += fresh
 
     def __call__(self, progress: Progress) -> None:
         self.progress(
@@ -134,11 +151,13 @@ class _Run:
 
     edits: list[dict[str, Any]] = field(default_factory=list)
     near: tuple[NearSubjects, ...] = ()
+    names: frozenset[str] = frozenset()
 
     def run(self, items: Sequence[BatchItem], progress: ReportProgress) -> dict[str, Any]:
         """The operation's result."""
         pace = _Pace(progress=progress, total=len(items))
         valid = self._valid(items, pace)
+        self.names = frozenset(name for item in valid for name in item.request.names)
         engine = self.proposals.engine
         if len(valid) > 1:
             self.near = engine.near_subjects(
@@ -147,26 +166,38 @@ class _Run:
                 progress=pace,
             )
         waiting = [index for index, item in enumerate(valid) if not self._is_stored(item, pace)]
-        requests = [valid[index].request for index in waiting]
+        parts = _parts(waiting)
+        if self.together:
+            stored = [self.proposals.ledger.edit(row["edit"]) for row in self.edits]
+            found = engine.side_by_side([partial(self._computed, valid, p, pace) for p in parts])
+            mates = (*stored, *(edit for part in found for _, edit in part))
+            works = [partial(self._store_all, valid, part, mates, pace) for part in found]
+        else:
+            works = [partial(self._propose, valid, part, pace) for part in parts]
+        engine.side_by_side(works)
+        return self._result(valid)
+
+    def _propose(self, valid: Sequence[BatchItem], part: Sequence[int], pace: _Pace) -> None:
+        self._store_all(valid, self._computed(valid, part, pace), (), pace)
+
+    def _computed(
+        self, valid: Sequence[BatchItem], part: Sequence[int], pace: _Pace
+    ) -> list[tuple[int, Edit]]:
+        """The edits at ``part`` but for those that fail; their patches are stored, they are not."""
+        requests = [valid[index].request for index in part]
         facts = self.proposals.planner.known_facts
         held = [held_prompts(facts, request) for request in requests]
         computed: list[tuple[int, Edit]] = []
-        for place, found in engine.compute_patches(requests, held=held, progress=pace):
-            index = waiting[place]
+        patches = self.proposals.engine.compute_patches(requests, held=held, progress=pace)
+        for place, found in patches:
+            item = valid[part[place]]
             if isinstance(found, ErrataError):
-                self._fail(valid[index], found, pace)
+                self._fail(item, found, pace)
                 continue
-            edit_id = self._edit_id(valid[index])
-            edit = self.proposals.edit_of(valid[index].request, found, self.call, edit_id)
-            edit = replace(edit, signature=self.signatures.get(valid[index].places[0]))
-            computed.append((index, edit))
-            if not self.together and len(computed) == CHECKED_TOGETHER:
-                self._store_all(valid, computed, (), pace)
-                computed = []
-        stored = [self.proposals.ledger.edit(row["edit"]) for row in self.edits]
-        mates = (*stored, *(edit for _, edit in computed)) if self.together else ()
-        self._store_all(valid, computed, mates, pace)
-        return self._result(valid)
+            edit = self.proposals.edit_of(item.request, found, self.call, self._edit_id(item))
+            edit = replace(edit, signature=self.signatures.get(item.places[0]))
+            computed.append((part[place], edit))
+        return computed
 
     def _valid(self, items: Sequence[BatchItem], pace: _Pace) -> list[BatchItem]:
         valid = []
@@ -211,7 +242,7 @@ class _Run:
             return False
         report = ledger.latest_report(edit.id)
         self.edits.append({"edit": edit.id, "report": report.id, "places": list(item.places)})
-        pace.done += 1
+        pace.finish()
         return True
 
     def _store_all(
@@ -221,16 +252,14 @@ class _Run:
         mates: tuple[Edit, ...],
         pace: _Pace,
     ) -> None:
-        for start in range(0, len(computed), CHECKED_TOGETHER):
-            some = computed[start : start + CHECKED_TOGETHER]
-            if len(some) > 1:
-                self._rehearse([edit for _, edit in some], pace)
-            for index, edit in some:
-                self._store(valid, index, edit, mates, pace)
+        if len(computed) > 1:
+            self._rehearse([edit for _, edit in computed], pace)
+        for index, edit in computed:
+            self._store(valid, index, edit, mates, pace)
 
     def _rehearse(self, edits: Sequence[Edit], pace: _Pace) -> None:
         try:
-            self.proposals.rehearse(edits, progress=pace)
+            self.proposals.rehearse(edits, names=self.names, progress=pace)
         except OF_ITEM:
             return  # one of the edits cannot be asked about; its own check says which and why
 
@@ -245,7 +274,7 @@ class _Run:
         item = valid[index]
         if self._is_stored(item, pace):  # the same batch, proposed twice, may run twice at once
             return
-        company = Company(live=mates, near=self._near(valid, index))
+        company = Company(live=mates, near=self._near(valid, index), names=self.names)
         try:
             report = self.proposals.store(edit, batch=company, progress=pace)
         except OF_ITEM as error:
@@ -254,12 +283,11 @@ class _Run:
             return
         places = list(item.places)
         self.edits.append({"edit": edit.id, "report": report.id, "places": places})
-        pace.done += 1
-        pace.fresh += 1
+        pace.finish(fresh=True)
 
     def _fail(self, item: BatchItem, error: ErrataError, pace: _Pace) -> None:
         self.failures.append(ItemFailure.of(item.request.subject, item.places, error))
-        pace.done += 1
+        pace.finish()
 
     def _near(self, valid: Sequence[BatchItem], index: int) -> str:
         """Subjects near the one at ``index``, in words."""
@@ -296,3 +324,9 @@ class _Run:
                 for pair in self.near
             ],
         }
+
+
+def _parts(places: Sequence[int]) -> list[Sequence[int]]:
+    """``places`` in parts of like size, two at least where there are enough for them."""
+    count = max(math.ceil(len(places) / TOGETHER), min(2, len(places) // FEWEST), 1)
+    return [places[start::count] for start in range(count) if places[start::count]]

@@ -65,6 +65,7 @@ class Planner:
         prefixes: Sequence[str],
         holds: Holds,
         live_subjects: frozenset[str] = frozenset(),
+        changing: frozenset[str] = frozenset(),
     ) -> VerificationPlan:
         """Everything but the live facts.
 
@@ -73,12 +74,20 @@ class Planner:
             prefixes: The profile's prefixes.
             holds: Asks the base model; neighbours it answers right are preferred.
             live_subjects: Subjects of live edits: no neighbours, they were changed on purpose.
+            changing: Subjects that others of the same batch are to change: neighbours only where
+                there are too few besides.
         """
         targets = tuple(self._target(request.subject, fact, holds) for fact in request.facts)
         chance = _chance(request)
         paraphrases, paraphrase_source = self._paraphrases(request, targets)
         neighbours, neighbour_source = self._neighbours(
-            request, targets, holds=holds, excluded=live_subjects, chance=chance
+            request,
+            targets,
+            holds=holds,
+            others=_Others(
+                barred=_folded((*live_subjects, *request.names)), changing=_folded(changing)
+            ),
+            chance=chance,
         )
         same_subject, same_source = self._same_subject(request, targets)
         contexts = _contexts(prefixes, self.drift_texts, chance)
@@ -201,42 +210,37 @@ class Planner:
         targets: Sequence[_Target],
         *,
         holds: Holds,
-        excluded: frozenset[str],
+        others: "_Others",
         chance: random.Random,
     ) -> tuple[tuple[CheckPrompt, ...], str]:
         if request.neighbours:
             return request.neighbours, "given in the request"
         if not self.known_facts.facts:
             return (), "no known facts are loaded and the request gives none"
-        barred = frozenset(name.casefold() for name in (*excluded, *request.names))
         related = [target for target in targets if target.relation]
         if not related:
             rows = chance.sample(self.known_facts.facts, len(self.known_facts.facts))
             candidates = (
                 CheckPrompt(prompt=self.known_facts.prompt(row), expected=row.object)
-                for row in rows
-                if row.subject.casefold() not in barred
+                for row in others.in_order(rows)
             )
             return _prefer(candidates, holds), "known facts of any relation"
-        queues = [self._related(target, barred, chance) for target in related]
+        queues = [self._related(target, others, chance) for target in related]
         return _prefer(_in_turn(queues), holds), "known facts of the same relation"
 
     def _related(
-        self, target: _Target, barred: frozenset[str], chance: random.Random
+        self, target: _Target, others: "_Others", chance: random.Random
     ) -> list[CheckPrompt]:
         """Other subjects asked the same way, those with the subject's old answer first.
 
         Those that have the new answer already come last: a leak would not show in them.
         """
         old = target.known.object if target.known is not None else None
-        rows = [
-            row
-            for row in self.known_facts.of_relation(target.relation)
-            if row.subject.casefold() not in barred
-        ]
+        rows = list(self.known_facts.of_relation(target.relation))
         chance.shuffle(rows)
         rows.sort(key=lambda row: (row.object == target.fact.target, row.object != old))
-        return list(_fitting((target.fact.prompt(row.subject), row.object) for row in rows))
+        pairs = ((target.fact.prompt(row.subject), row.object) for row in others.in_order(rows))
+        return list(_fitting(pairs))
 
     def _same_subject(
         self, request: EditRequest, targets: Sequence[_Target]
@@ -253,6 +257,23 @@ class Planner:
         if not prompts:
             return (), "no other fact about this subject is known"
         return prompts, "known facts about the subject in other relations"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Others:
+    """What other edits make of subjects that might be neighbours."""
+
+    barred: frozenset[str]
+    changing: frozenset[str]
+
+    def in_order(self, rows: Sequence[KnownFact]) -> list[KnownFact]:
+        """``rows`` of subjects that are not barred, those of subjects that change last."""
+        kept = [row for row in rows if row.subject.casefold() not in self.barred]
+        return sorted(kept, key=lambda row: row.subject.casefold() in self.changing)
+
+
+def _folded(names: Iterable[str]) -> frozenset[str]:
+    return frozenset(name.casefold() for name in names)
 
 
 def _prefer(candidates: Iterable[CheckPrompt], holds: Holds) -> tuple[CheckPrompt, ...]:

@@ -2,12 +2,12 @@
 
 The real engine is `errata_server.engine.engine.TorchEngine`; tests use the scripted one in
 ``tests/support``. Every method may be called from any thread and blocks until done; the
-engine itself lets only its model thread touch tensors, and yields between the steps of
+engine itself lets only its model threads touch tensors, and yields between the steps of
 long work so that generation goes on.
 """
 
-from collections.abc import Iterator, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol, TypeVar
 
 from errata_server.domain.batches import NearSubjects
 from errata_server.domain.errors import ErrataError
@@ -34,6 +34,8 @@ from errata_server.domain.traces import (
     ProxyQuestion,
     TraceRequest,
 )
+
+T = TypeVar("T")
 
 
 class Engine(Protocol):
@@ -96,6 +98,17 @@ class Engine(Protocol):
         Raises:
             NotCalibratedError: there is no profile.
             CancelledError: ``progress`` asked for it.
+        """
+        ...
+
+    def side_by_side(self, works: Sequence[Callable[[], T]]) -> list[T]:
+        """Carry out ``works``, which call this engine, several at once where that is faster.
+
+        Gives what they return, in order. Each runs in the caller's context.
+
+        Raises:
+            Exception: the first error of one of them, once all that were begun have ended; no
+                other is begun after it.
         """
         ...
 

@@ -261,21 +261,31 @@ class Proposals:
         telemetry.observe_report(report)
         return report
 
-    def rehearse(self, edits: Sequence[Edit], *, progress: ReportProgress) -> None:
-        """Have asked in shared passes what the checks of ``edits`` will ask one by one."""
+    def rehearse(
+        self, edits: Sequence[Edit], *, names: frozenset[str], progress: ReportProgress
+    ) -> None:
+        """Have asked in shared passes what the checks of ``edits`` will ask one by one.
+
+        Args:
+            edits: Their patches are stored.
+            names: What all edits of the batch are about.
+            progress: Told of every step.
+        """
         head = self.serving.refresh()
         trials = [self._trial(edit, ()) for edit in edits]
         asked: list[CheckPrompt] = []
         for edit, trial in zip(edits, trials, strict=True):
-            self._plan(edit, trial, partial(_noted, asked))
+            self._plan(edit, trial, partial(_noted, asked), names)
         self._hold_on_base(progress, list(dict.fromkeys(asked)))
         holds = partial(self._hold_on_base, progress)
-        plans = [self._plan(edit, trial, holds) for edit, trial in zip(edits, trials, strict=True)]
+        plans = [
+            self._plan(edit, trial, holds, names) for edit, trial in zip(edits, trials, strict=True)
+        ]
         added = [AppliedEdit.of(edit) for edit in edits if edit.id not in head.applied]
         together = head.applied.apply(added)
         weights = self.serving.prepare(together, head.revision.composition)
-        names = [name for edit in edits for name in edit.request.names]
-        self.engine.rehearse(plans, (head.weights, weights), names=names, progress=progress)
+        own = [name for edit in edits for name in edit.request.names]
+        self.engine.rehearse(plans, (head.weights, weights), names=own, progress=progress)
 
     def _verify(
         self, edit: Edit, suite: tuple[CheckPrompt, ...], progress: ReportProgress
@@ -297,7 +307,7 @@ class Proposals:
         with telemetry.stage("checks"):
             batch = batch or Company()
             trial = self._trial(edit, batch.live)
-            plan = self._plan(edit, trial, partial(self._hold_on_base, progress))
+            plan = self._plan(edit, trial, partial(self._hold_on_base, progress), batch.names)
             plan = replace(plan, sources={**plan.sources, "batch": batch.near})
             inspection = self._inspect(edit, trial, plan)
             plan = self._with_live_facts(edit, trial, plan, inspection, batch.live)
@@ -339,7 +349,9 @@ class Proposals:
         after = before.apply([AppliedEdit.of(edit)])
         return _Trial(head=head, before=before, before_weights=weights, after=after)
 
-    def _plan(self, edit: Edit, trial: "_Trial", holds: Holds) -> VerificationPlan:
+    def _plan(
+        self, edit: Edit, trial: "_Trial", holds: Holds, changing: frozenset[str]
+    ) -> VerificationPlan:
         profile = self.engine.profile
         if profile is None:
             raise NotCalibratedError("the model has no profile; run `errata-server calibrate`")
@@ -348,6 +360,7 @@ class Proposals:
             prefixes=profile.prefixes,
             holds=holds,
             live_subjects=frozenset(self._live_names(trial)),
+            changing=changing,
         )
         hidden, _ = trial.after.shifted_since(trial.before, [edit.request.subject])
         return replace(plan, sources={**plan.sources, "supersedes": ", ".join(hidden)})
@@ -409,6 +422,9 @@ class Company:
 
     near: str = ""
     """Subjects whose keys lie close, in words for the report."""
+
+    names: frozenset[str] = frozenset()
+    """What all edits of the batch are about, by all their names."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
