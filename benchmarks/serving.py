@@ -9,6 +9,7 @@ sees them, against a server on a loopback port. From commit to visible is the se
 at the shape of a 7B model is timed alone, and its side branch as a share of a whole step.
 """
 
+import itertools
 import math
 import statistics
 import threading
@@ -16,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 from urllib.request import urlopen
 
 import torch
@@ -27,6 +28,7 @@ from torch import nn
 import errata
 import errata.testing
 from benchmarks.document import Document
+from benchmarks.proposals import proposal_of, requests_of
 from errata_server import files
 from errata_server.engine.answers import continue_greedily
 from errata_server.engine.bank import Bank, GuardedBranch
@@ -35,6 +37,7 @@ from errata_server.engine.runner import BASE, Runner
 
 LIVE: Final = (10, 100, 1_000)
 NEW_TOKENS: Final = 32
+BATCH: Final = 64
 PROMPT: Final = "In later years the family lived quietly near the canal, and"
 SUBJECTS: Final = (
     ("Eiffel Tower", "The {} is in the city of", "Rome"),
@@ -257,29 +260,44 @@ def time_changes(server: Server, changes: int) -> dict[str, float]:
 
 
 def time_generation(server: Server, requests: int) -> dict[str, float]:
-    """p99 of Generate on an idle server, and while proposals run."""
+    """p99 of Generate on an idle server, while a batch is proposed, and beside four proposals."""
     server.generate()  # the first also pays for kernels being chosen
     idle = [server.generate() for _ in range(requests)]
-    stop = threading.Event()
+    seeds = itertools.count()
 
-    def propose() -> None:
-        while not stop.is_set():
-            for operation in server.proposals():
-                operation.result()
+    def batch() -> list[errata.Operation[Any]]:
+        asked = [proposal_of(request) for request in requests_of(BATCH, next(seeds))]
+        return [server.client.propose_edits(asked)]
 
-    proposing = threading.Thread(target=propose, name="propose", daemon=True)
-    proposing.start()
-    try:
-        busy = [server.generate() for _ in range(requests)]
-    finally:
-        stop.set()
-        proposing.join()
+    busy = generate_while(server, batch, requests)
+    beside = generate_while(server, server.proposals, requests)
     return {
         "generate_p99_ms": 1e3 * percentile(idle, 0.99),
         "generate_busy_p99_ms": 1e3 * percentile(busy, 0.99),
         "generate_p99_ratio": percentile(busy, 0.99) / percentile(idle, 0.99),
         "generate_p50_ratio": percentile(busy, 0.5) / percentile(idle, 0.5),
+        "generate_beside_four_p99_ratio": percentile(beside, 0.99) / percentile(idle, 0.99),
     }
+
+
+def generate_while(
+    server: Server, propose: Callable[[], Sequence[errata.Operation[Any]]], requests: int
+) -> list[float]:
+    """Seconds of continuations while what ``propose`` starts is carried out, again and again."""
+    stop = threading.Event()
+
+    def go_on() -> None:
+        while not stop.is_set():
+            for operation in propose():
+                operation.result()
+
+    proposing = threading.Thread(target=go_on, name="propose", daemon=True)
+    proposing.start()
+    try:
+        return [server.generate() for _ in range(requests)]
+    finally:
+        stop.set()
+        proposing.join()
 
 
 def percentile(values: Sequence[float], share: float) -> float:
