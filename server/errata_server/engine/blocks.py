@@ -29,7 +29,7 @@ class Projected(NamedTuple):
 
 
 class Blocks(abc.ABC):
-    """The layers of one checkpoint; every method must run on the model thread."""
+    """The layers of one checkpoint; every method must run on a model thread."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         config = checkpoint.model.config

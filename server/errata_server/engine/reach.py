@@ -107,7 +107,7 @@ def reach_of(blocks: Blocks, rows: Sequence[Row], layer: int, *, run: Runs) -> R
     """What residuals at ``layer`` reach in ``rows``: the base model, run once.
 
     Args:
-        run: Runs one step on the model thread, where the base model answers.
+        run: Runs one step on a model thread, where the base model answers.
 
     Raises:
         PromptTooLongError: a row is longer than the model's attention window.

@@ -146,7 +146,7 @@ class Runner:
         return self._turn(step)
 
     def run(self, step: Callable[[], T], bank: Bank = BASE, *, gradients: bool = False) -> T:
-        """What ``step`` returns when run on the model thread, where ``bank`` acts on the modules.
+        """What ``step`` returns when run on a model thread, where ``bank`` acts on the modules.
 
         For work that calls the model's modules itself, in place of a forward pass.
         """

@@ -353,5 +353,5 @@ class Engine(Protocol):
         ...
 
     def close(self) -> None:
-        """Stop the model thread."""
+        """Stop the model's threads."""
         ...

@@ -132,7 +132,7 @@ def _estimate(
     clean: Sequence[LayerRun],
     placed: Float[Tensor, "sample seq d_model"],
 ) -> tuple[Float[Tensor, " sample"], Float[Tensor, "kind sample layer seq"]]:
-    """(scores, estimated effects) of a few corrupted runs; must run on the model thread."""
+    """(scores, estimated effects) of a few corrupted runs; must run on a model thread."""
     scores, runs, slopes = gradients(case.blocks, readout, placed)
     effects = []
     for kind, by_layer in zip(KINDS, slopes, strict=True):

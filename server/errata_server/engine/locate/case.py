@@ -1,6 +1,6 @@
 """What a locator is given, what it gives back, and the row that names it.
 
-Invariants: a locator touches tensors in `Case.step` alone, so on the model thread and with the
+Invariants: a locator touches tensors in `Case.step` alone, so on a model thread and with the
 located revision's edits live; it reports between steps, where a caller may cancel it.
 """
 
@@ -61,7 +61,7 @@ class Case:
     """Folder of second moments, for locators that edit."""
 
     def step(self, work: Callable[[], T], *, gradients: bool = False) -> T:
-        """What ``work`` returns on the model thread with the edits live.
+        """What ``work`` returns on a model thread with the edits live.
 
         Keep it to one layer or one batch: generation waits meanwhile.
         """

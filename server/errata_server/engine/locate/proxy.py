@@ -239,7 +239,7 @@ def _read(
 def _read_batch(
     reader: ProxyReader, blocks: Blocks, words: Sequence[int], rows: Sequence[Sequence[int]]
 ) -> Float[Tensor, "text feature"]:
-    """The features of a few texts; must run on the model thread."""
+    """The features of a few texts; must run on a model thread."""
     runner = reader.runner
     with capture(blocks.final_norm, stop=True) as seen:
         runner.logits(runner.tokens.pad(rows), reader.bank, last=1)

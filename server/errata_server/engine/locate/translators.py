@@ -2,7 +2,7 @@
 
 Trained by Adam on KL(model || lens) over ordinary text, from the identity on (Belrose 2023,
 arXiv:2303.08112). Invariants: seeded; judged on texts held out of the training; one layer's
-update is one step of the model thread.
+update is one step of a model thread.
 """
 
 import random

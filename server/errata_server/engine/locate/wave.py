@@ -199,7 +199,7 @@ def walk(
         placed: The residual stream before the first layer: the clean run in row 0, a
             corrupted one of each sample behind it.
         slice_size: Positions that go through a layer together.
-        run: Runs one step on the model thread.
+        run: Runs one step on a model thread.
     """
     blocks, tokens = readout.blocks, placed.shape[1]
     columns = [
