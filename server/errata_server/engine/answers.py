@@ -35,7 +35,6 @@ from errata_server.domain.generation import (
 from errata_server.domain.ids import Digest
 from errata_server.engine.bank import Bank
 from errata_server.engine.runner import Runner
-from errata_server.engine.stems import begin
 
 Item = TypeVar("Item")
 
@@ -154,7 +153,6 @@ def continue_rows(
     """The tokens that follow each of ``rows`` in one batch, up to the end of text or of its room.
 
     No step is of more than `TOKENS` tokens: a prompt of many goes through the model in parts.
-    What several of them begin with goes through it once (see `stems`).
 
     Once half of the rows have ended, the loop goes on with the others alone: the longest answer
     of many is several times as long as most.
@@ -162,10 +160,8 @@ def continue_rows(
     Args:
         rooms: How many tokens may follow each.
     """
-    tokenizer = runner.checkpoint.tokenizer
-    with runner.serving(bank):
-        batch, cache = begin(runner, rows, most=TOKENS)
-    ids, mask = batch.ids, batch.mask
+    batch, tokenizer = runner.tokens.pad(rows), runner.checkpoint.tokenizer
+    ids, mask, cache = batch.ids, batch.mask, None
     end = NO_TOKEN if tokenizer.eos_token_id is None else tokenizer.eos_token_id
     processors = _processors(options)  # one noise through all of it
     said: list[tuple[int, ...]] = [()] * len(rows)
