@@ -19,7 +19,7 @@ from transformers.pytorch_utils import Conv1D
 
 from errata_server.domain.errors import PromptTooLongError
 from errata_server.engine import kernels
-from errata_server.engine.blocks import blocks_of, run_layer
+from errata_server.engine.blocks import Projected, attend, attend_behind, blocks_of, run_layer
 from errata_server.engine.checkpoint import load_checkpoint
 from errata_server.engine.hooks import rewriting
 from tests.support import tiny_models
@@ -71,6 +71,34 @@ def test_layer_by_layer_is_the_whole_model(checkpoint, kernel, monkeypatch):
             residual = run_layer(blocks, layer, residual).after
         found = blocks.logits(residual)
     assert torch.allclose(found, whole, atol=2e-5)
+
+
+@pytest.mark.parametrize("key_heads", [4, 2, 1])
+def test_attention_in_two_parts_is_attention_over_both_and_so_is_its_way_back(key_heads):
+    torch.manual_seed(0)
+    rows, tail, early, width = 3, 5, 7, 8
+    allowed = torch.rand(rows, 1, tail, early + tail) > 0.5
+    allowed[..., early:] |= torch.eye(tail, dtype=torch.bool)
+    before = (
+        torch.randn(rows, key_heads, early, width),
+        torch.randn(rows, key_heads, early, width),
+    )
+    heads = (4, key_heads, key_heads)
+    own = [torch.randn(rows, count, tail, width, requires_grad=True) for count in heads]
+    whole = Projected(
+        own[0], torch.cat([before[0], own[1]], dim=2), torch.cat([before[1], own[2]], dim=2)
+    )
+
+    mixed = attend_behind(before, Projected(*own), 0.3, allowed=allowed)
+    plain = attend(whole, 0.3, allowed=allowed)
+
+    assert torch.allclose(mixed, plain, atol=1e-5)
+    weights = torch.randn_like(plain)
+    gradients = torch.autograd.grad((mixed * weights).sum(), own)
+    for found, expected in zip(
+        gradients, torch.autograd.grad((plain * weights).sum(), own), strict=True
+    ):
+        assert torch.allclose(found, expected, atol=1e-5)
 
 
 def test_a_prompt_longer_than_a_sliding_window_is_refused(tmp_path):

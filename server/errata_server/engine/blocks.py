@@ -238,6 +238,32 @@ def attend(
     return mixed.transpose(1, 2).flatten(2)
 
 
+def attend_behind(
+    before: tuple[
+        Float[Tensor, "batch key_head before head_width"],
+        Float[Tensor, "batch key_head before head_width"],
+    ],
+    projected: Projected,
+    scaling: float,
+    *,
+    allowed: Bool[Tensor, "batch 1 seq key"],
+) -> Float[Tensor, "batch seq d_heads"]:
+    """As `attend`, with the keys and values of ``before`` too, which take no gradient.
+
+    Of many short rows, most of them padding, torch's fused kernel takes longer than its parts do,
+    and its way back goes through what is before as well.
+    """
+    keys, values = before
+    shared = projected.queries.shape[1] // keys.shape[1]  # query heads of a key head
+    queries = projected.queries.unflatten(1, (-1, shared)) * scaling
+    met = [queries @ part[:, :, None].mT for part in (keys, projected.keys)]
+    scores = torch.cat(met, dim=-1).masked_fill(~allowed[:, :, None], -torch.inf)
+    weights = scores.float().softmax(dim=-1).to(scores.dtype)
+    early, own = weights.split([part.shape[-1] for part in met], dim=-1)
+    mixed: Tensor = early @ values[:, :, None] + own @ projected.values[:, :, None]
+    return mixed.flatten(1, 2).transpose(1, 2).flatten(2)
+
+
 class LayerRun(NamedTuple):
     """One layer's steps over whole rows."""
 

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from errata_server.engine.blocks import Blocks, Projected, attend, run_layer
+from errata_server.engine.blocks import Blocks, Projected, attend_behind, run_layer
 from errata_server.engine.runner import Runs
 
 SLICE: Final = 512
@@ -66,16 +66,12 @@ class Reach:
         positions = self.positions[real][None]
         places = (real.flatten().cumsum(0) - 1).view_as(real)  # of a position among the real ones
         read = places[self.read_rows, self.read_columns]
-        for layer, (keys, values) in enumerate(self.before, start=self.layer + 1):
+        for layer, before in enumerate(self.before, start=self.layer + 1):
             projected = blocks.project(layer, states, positions)
-            queries, own_keys, own_values = (
-                _padded(part[0].transpose(0, 1), real).transpose(1, 2)
-                for part in (projected.queries, projected.keys, projected.values)
+            padded = Projected(
+                *(_padded(part[0].transpose(0, 1), real).transpose(1, 2) for part in projected)
             )
-            beside = Projected(
-                queries, torch.cat([keys, own_keys], dim=2), torch.cat([values, own_values], dim=2)
-            )
-            mixed = attend(beside, blocks.scaling(layer), allowed=self.allowed)
+            mixed = attend_behind(before, padded, blocks.scaling(layer), allowed=self.allowed)
             if layer == blocks.layers - 1:  # behind it only what is read matters
                 states = states[:, read]
                 mixed = mixed[self.read_rows, self.read_columns][None]
