@@ -132,7 +132,7 @@ def test_what_acts_on_a_module_acts_in_its_faster_kernel_too():
 
 
 @pytest.mark.parametrize("activation", ["gelu_new", "gelu_pytorch_tanh", "relu"])
-@pytest.mark.parametrize("tokens", [1, kernels.MANY])
+@pytest.mark.parametrize("tokens", [1, kernels.FUSED_FROM])
 def test_a_hastened_mlp_is_the_plain_one_however_it_is_copied_or_hooked(activation, tokens):
     plain = GPT2MLP(64, GPT2Config(n_embd=16, activation_function=activation)).eval()
     hastened, inputs = copy.deepcopy(plain), torch.randn(1, tokens, 16)
@@ -146,6 +146,17 @@ def test_a_hastened_mlp_is_the_plain_one_however_it_is_copied_or_hooked(activati
             assert torch.allclose(copied(inputs), plain(inputs) + 100, atol=1e-4)
     assert type(copied) is not type(plain)
     assert copied.state_dict().keys() == plain.state_dict().keys()
+
+
+def test_a_hook_that_changes_nothing_changes_no_bit_of_a_hastened_mlp():
+    mlp = GPT2MLP(1_024, GPT2Config(n_embd=256)).eval()
+    kernels.hasten(mlp)
+    inputs = torch.randn(1, 45, 256)
+
+    with torch.no_grad():
+        plain = mlp(inputs)
+        with rewriting(mlp.c_proj, lambda _, output: output):
+            assert torch.equal(mlp(inputs), plain)
 
 
 def test_gradients_flow_where_they_are_wanted():

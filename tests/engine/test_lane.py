@@ -1,4 +1,4 @@
-"""The model thread takes one step at a time, in order, and turns away what it cannot hold."""
+"""The one model thread takes one step at a time, in order, and turns away what it cannot hold."""
 
 import gc
 import threading
@@ -12,8 +12,8 @@ import torch
 
 from errata_server.domain.errors import OverloadedError, UnavailableError
 from errata_server.engine import lane as lanes
-from errata_server.engine.crew import crew
 from errata_server.engine.lane import ModelLane
+from errata_server.engine.shares import sharing_pool
 
 
 @pytest.fixture
@@ -205,7 +205,7 @@ def test_a_crew_has_its_share_of_the_processors_and_leaves_the_others_theirs():
     whole = torch.get_num_threads()
     torch.set_num_threads(4)
     try:
-        pool, threads = crew(2, "x")
+        pool, threads = sharing_pool(2, "x")
         met = threading.Barrier(2)
 
         def share():

@@ -142,6 +142,23 @@ def test_a_prompt_that_has_no_room_for_the_others_answers_is_still_rehearsed(tra
     assert tuple(trained.tokens.encode(long)) in counted
 
 
+def test_a_prompt_that_fills_the_context_is_left_out_of_a_rehearsal(trained, counted):
+    text = " ".join(tiny_models.PROSE * 4)
+    whole = trained.tokens.decode(trained.tokens.encode(text)[: trained.tokens.context])
+    full = CheckPrompt(prompt=whole, expected="Rome")
+    assert len(trained.tokens.encode(whole)) == trained.tokens.context
+
+    rehearse(
+        Recall(trained),
+        [replace(plan_of("Louvre"), suite=(full,))],
+        [BASE],
+        progress=lambda _: None,
+    )
+
+    assert counted
+    assert tuple(trained.tokens.encode(whole)) not in counted
+
+
 def test_an_edit_beside_others_says_what_it_says_alone(trained, counted):
     patches = [tiny_models.simple_patch(trained, s, seed=i) for i, s in enumerate(SUBJECTS)]
     alone = compose(patches[:1], Composition.GUARDED, trained.device)

@@ -119,6 +119,22 @@ def test_a_row_leaves_when_its_room_is_full(of_a_family):
     assert passes == [12] * 3 + [4] * 6
 
 
+@pytest.mark.parametrize("others", [2, 9])
+def test_a_row_near_the_context_s_end_does_not_go_on_beyond_it_with_the_others(either, others):
+    context = either.tokens.context
+    long = either.tokens.encode(" ".join(tiny_models.PROSE * 9))[: context - 2]
+    rows = [*(either.tokens.encode(prompt) for prompt in SUBJECTS[:others]), long]
+    rooms = [12] * others + [2]
+
+    said = continue_rows(either, rows, BASE, rooms=rooms, options=GREEDY)
+
+    assert len(long) == context - 2
+    assert said == [
+        continue_rows(either, [row], BASE, rooms=[room], options=GREEDY)[0]
+        for row, room in zip(rows, rooms, strict=True)
+    ]
+
+
 @pytest.mark.parametrize("most", [1, 13, 40])
 def test_a_prompt_in_parts_is_answered_as_in_one(either, a_bank, monkeypatch, most):
     rows = [either.tokens.encode(prompt) for prompt in (*PROMPTS, tiny_models.PROSE[0])]

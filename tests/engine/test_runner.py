@@ -1,4 +1,4 @@
-"""Every forward pass is a step of the model thread, with the bank its caller chose."""
+"""Every forward pass is a step of a model thread, with the bank its caller chose."""
 
 import threading
 import time
@@ -236,6 +236,25 @@ def test_the_first_error_of_a_stream_ends_them_and_begins_no_other(wide):
 
     assert ended == [1]
     assert len(begun) < 20
+
+
+def test_works_of_one_caller_do_not_wait_for_another_s_or_for_their_own(wide):
+    held, done = threading.Event(), []
+
+    def hold():
+        assert held.wait(10)
+
+    def within():
+        return sum(wide.side_by_side([lambda: 1, lambda: 2]))
+
+    long = threading.Thread(target=lambda: done.append(wide.side_by_side([hold] * 9)))
+    long.start()
+
+    assert wide.side_by_side([within, within, within]) == [3, 3, 3]
+    assert not done
+    held.set()
+    long.join(10)
+    assert done == [[None] * 9]
 
 
 def test_one_work_or_one_processor_is_no_reason_for_a_crew(wide, gpt2_folder):

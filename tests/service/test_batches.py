@@ -1,5 +1,6 @@
 """Batches: every fact ends in an edit or a failure, and a batch that was cut off goes on."""
 
+import threading
 import time
 
 import pytest
@@ -244,6 +245,38 @@ def test_parts_of_a_batch_go_on_side_by_side_and_miss_and_double_nothing(
         assert ended.progress.total == 6
         assert most == [2]
     assert row_count(url, "edits") == 5
+
+
+def test_a_stream_that_fails_ends_the_batch_and_what_another_stored_is_kept(url, monkeypatch):
+    monkeypatch.setattr(batches, "TOGETHER", 2)
+    stored, does = threading.Event(), ScriptedEngine.compute_patches
+
+    def gone(self, requests, **named):
+        if requests[0].subject == SUBJECTS[1]:  # the other part
+            assert stored.wait(PATIENCE)
+            raise UnavailableError("gone")
+        return does(self, requests, **named)
+
+    monkeypatch.setattr(ScriptedEngine, "compute_patches", gone)
+    store = Proposals.store
+
+    def storing(self, edit, **named):
+        report = store(self, edit, **named)
+        stored.set()
+        return report
+
+    monkeypatch.setattr(Proposals, "store", storing)
+    with open_services(url) as services:
+        services.engine.streams = 2
+        cut = run(services, moved(*SUBJECTS), "r-1", batch="b-1")
+        kept = row_count(url, "edits")
+        monkeypatch.setattr(ScriptedEngine, "compute_patches", does)
+        ended = run(services, moved(*SUBJECTS), "r-2", batch="b-1")
+
+    assert (cut.state, cut.failure.reason) == (OperationState.FAILED, "UNAVAILABLE")
+    assert kept == 2
+    assert [row["places"] for row in ended.result["edits"]] == [[0], [1], [2], [3]]
+    assert row_count(url, "edits") == len(SUBJECTS)
 
 
 def test_parts_are_of_like_size_and_leave_nothing_out():

@@ -10,7 +10,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextvars import copy_context
 from dataclasses import dataclass, field, replace
 from typing import Final, TypeVar
@@ -192,7 +192,9 @@ class ScriptedEngine(ScriptedTraces, ScriptedUpkeep):
             return [work() for work in works]
         with ThreadPoolExecutor(self.streams) as pool:
             ends = [pool.submit(copy_context().run, work) for work in works]
-            return [end.result() for end in ends]
+            wait(ends, return_when=FIRST_EXCEPTION)
+            begun = [end for end in ends if not end.cancel()]
+        return [end.result() for end in begun]
 
     def near_subjects(
         self, requests: Sequence[EditRequest], *, conflict: float, progress: ReportProgress

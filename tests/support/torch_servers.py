@@ -42,9 +42,9 @@ LENIENT: Final = {
 }
 
 
-def tiny_engine(checkpoint: Path, cache: Path, **profile: Any) -> TorchEngine:
+def tiny_engine(checkpoint: Path, cache: Path, *, threads: int = 1, **profile: Any) -> TorchEngine:
     """The real engine over a tiny checkpoint, with a profile that was never calibrated."""
-    torch.set_num_threads(1)  # tiny matrices: more threads only get into each other's way
+    torch.set_num_threads(threads)  # tiny matrices: more only get into each other's way
     engine = load(str(checkpoint), cache=cache, texts=TEXTS)
     engine.use_profile(tiny_models.tiny_profile(engine._runner, layer=0, **profile))
     return engine

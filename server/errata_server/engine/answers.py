@@ -44,7 +44,7 @@ ROWS: Final = 128
 TOKENS: Final = 2_048
 """Tokens of one step, padding too: what whoever waits for the model waits for."""
 
-HELD: Final = 8_192
+CONTINUED: Final = 8_192
 """Tokens of prompts that are continued together, and of what follows them: their keys and values
 are held in memory. The prompts themselves go through the model in several steps."""
 
@@ -136,7 +136,7 @@ def continue_greedily(
     options = options or GenerationOptions()
     said: list[tuple[int, ...]] = []
     fitting = [runner.tokens.fit(prompt, room=new_tokens) for prompt in prompts]
-    for rows in in_batches(fitting, lambda row: len(row) + new_tokens, tokens=HELD):
+    for rows in in_batches(fitting, lambda row: len(row) + new_tokens, tokens=CONTINUED):
         rooms = [new_tokens] * len(rows)
         said += continue_rows(runner, rows, bank, rooms=rooms, options=options)
     return [runner.tokens.decode(ids) for ids in said]
@@ -158,7 +158,7 @@ def continue_rows(
     of many is several times as long as most.
 
     Args:
-        rooms: How many tokens may follow each.
+        rooms: How many tokens may follow each, 1 at least; the context has room for them.
     """
     batch, tokenizer = runner.tokens.pad(rows), runner.checkpoint.tokenizer
     ids, mask, cache = batch.ids, batch.mask, None
@@ -166,16 +166,19 @@ def continue_rows(
     processors = _processors(options)  # one noise through all of it
     said: list[tuple[int, ...]] = [()] * len(rows)
     left, width = list(range(len(rows))), ids.shape[1]
+    ends = [runner.tokens.context - len(row) for row in rows]
     step = max(1, TOKENS // len(rows))
     while left:
         most = [rooms[row] for row in left]
+        # A row that is full stays until half of them are, but never beyond the context.
+        last = min(max(most), *(ends[row] for row in left))
         with runner.serving(bank):
             output = runner.model.generate(
                 ids,
                 attention_mask=mask,
                 past_key_values=cache,
                 generation_config=_configuration(
-                    runner, width + max(most) - ids.shape[1], step=step if step < width else None
+                    runner, width + last - ids.shape[1], step=step if step < width else None
                 ),
                 logits_processor=processors,
                 stopping_criteria=StoppingCriteriaList([_Halved(start=width, end=end, most=most)]),

@@ -15,7 +15,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Final, TypeVar
 
 from errata_server.domain.errors import OverloadedError, UnavailableError
-from errata_server.engine.crew import crew
+from errata_server.engine.hooks import keep_hooks_here
+from errata_server.engine.shares import sharing_pool
 
 T = TypeVar("T")
 
@@ -38,15 +39,17 @@ class ModelLane:
 
     def __init__(self, streams: int = 1) -> None:
         self.streams: Final = streams
-        self._executor, one = crew(1, "model")
-        self._crew, several = crew(streams, "crew") if streams > 1 else (self._executor, one)
+        # Threads themselves and not their idents, which later ones may get once these are gone.
+        self._executor, self._threads = sharing_pool(1, "model", keep_hooks_here)
+        self._crew = self._executor
+        if streams > 1:
+            self._crew, several = sharing_pool(streams, "crew", keep_hooks_here)
+            self._threads |= several
         self._waiting = threading.Semaphore(MAX_WAITING)
         self._lock = threading.Lock()
         self._urgent: deque[Waiting] = deque()
         self._others: deque[Waiting] = deque()
         self._in_a_row = 0
-        # The thread itself and not its ident, which a later thread may get once this one is gone.
-        self._threads = one | several
 
     def run(self, step: Callable[[], T], *, urgent: bool = False, beside: bool = False) -> T:
         """What ``step`` returns when run on a model thread.

@@ -16,7 +16,7 @@ from errata_server.domain.facts import CheckPrompt
 from errata_server.domain.generation import GenerationOptions
 from errata_server.domain.measurements import Answer, Measurements, VerificationPlan
 from errata_server.domain.operations import Progress, ReportProgress
-from errata_server.engine.answers import HELD, in_batches, next_token_log_probabilities
+from errata_server.engine.answers import CONTINUED, in_batches, next_token_log_probabilities
 from errata_server.engine.bank import Bank
 from errata_server.engine.recall import GREEDY, Recall
 from errata_server.engine.runner import BASE, Runner
@@ -109,6 +109,7 @@ def rehearse(
             for prompt in prompts:
                 left = tokens.context - len(tokens.fit(prompt.prompt))
                 rooms[prompt.prompt] = max(rooms[prompt.prompt], min(room, left))
+    rooms = {text: room for text, room in rooms.items() if room}
     starters = dict.fromkeys(starter for plan in plans for starter in plan.fluency)
     fluency = dict.fromkeys(starters, FLUENCY_TOKENS)
     calls = [(GREEDY, rooms, some) for some in _alike(rooms, tokens)]
@@ -127,7 +128,7 @@ def _alike(rooms: Mapping[str, int], tokens: Tokens) -> Iterator[Sequence[str]]:
     """Prompts for one batch each: of like length, then of like room."""
     sizes = {text: len(tokens.encode(text)) for text in rooms}
     texts = sorted(rooms, key=lambda text: (sizes[text], rooms[text]))
-    return in_batches(texts, lambda text: sizes[text] + rooms[text], tokens=HELD)
+    return in_batches(texts, lambda text: sizes[text] + rooms[text], tokens=CONTINUED)
 
 
 def _questions(plan: VerificationPlan) -> dict[str, tuple[CheckPrompt, ...]]:
@@ -193,7 +194,7 @@ def ask_in_batches(
     tokens = recall.runner.tokens
     sizes = {prompt: len(tokens.encode(prompt.prompt)) for prompt in prompts}
     room = _room(recall, prompts) if prompts else 0
-    for some in in_batches(prompts, lambda prompt: sizes[prompt] + room, tokens=HELD):
+    for some in in_batches(prompts, lambda prompt: sizes[prompt] + room, tokens=CONTINUED):
         found += ask(recall, some, before, after)
         progress(Progress(stage="questions", done=len(found), total=len(prompts)))
     return tuple(found)
@@ -215,7 +216,7 @@ def continue_in_batches(
     """
     found: list[str] = []
     tokens, room = recall.runner.tokens, options.max_new_tokens
-    for some in in_batches(prompts, lambda text: len(tokens.encode(text)) + room, tokens=HELD):
+    for some in in_batches(prompts, lambda text: len(tokens.encode(text)) + room, tokens=CONTINUED):
         found += recall.continue_prompts(some, bank, new_tokens=room, options=options)
         progress(Progress(stage="questions", done=len(found), total=len(prompts)))
     return tuple(found)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from errata_server.domain.generation import GenerationOptions
 from errata_server.engine.answers import (
-    HELD,
+    CONTINUED,
     SCORED_TOKENS,
     continue_rows,
     in_batches,
@@ -135,7 +135,7 @@ class Recall:
         found = self._remembered(rows, keys, bank, rooms)
         missing = [i for i in range(len(rows)) if i not in found]
         end = runner.checkpoint.tokenizer.eos_token_id
-        for some in in_batches(missing, lambda i: len(rows[i]) + rooms[i], tokens=HELD):
+        for some in in_batches(missing, lambda i: len(rows[i]) + rooms[i], tokens=CONTINUED):
             said = continue_rows(
                 runner,
                 [rows[i] for i in some],

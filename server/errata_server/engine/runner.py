@@ -7,7 +7,7 @@ cannot change under it.
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, wait
 from contextlib import contextmanager
 from contextvars import ContextVar, copy_context
 from dataclasses import dataclass, field
@@ -20,9 +20,9 @@ from torch import Tensor, nn
 from errata_server.engine.architecture import projection
 from errata_server.engine.bank import Bank
 from errata_server.engine.checkpoint import Checkpoint
-from errata_server.engine.crew import crew
 from errata_server.engine.hooks import capture
 from errata_server.engine.lane import ModelLane
+from errata_server.engine.shares import sharing_pool
 from errata_server.engine.tokens import Batch, Tokens
 
 T = TypeVar("T")
@@ -46,7 +46,6 @@ class Runner:
     checkpoint: Checkpoint
     lane: ModelLane = field(init=False)
     tokens: Tokens = field(init=False)
-    _streams: ThreadPoolExecutor = field(init=False)
     _forward: Callable[..., Any] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -54,7 +53,6 @@ class Runner:
         alone = model.device.type != "cpu" or torch.get_num_threads() < STREAMS
         streams = 1 if alone else STREAMS
         self.lane = ModelLane(streams)
-        self._streams, _ = crew(streams, "stream")
         self.tokens = Tokens(self.checkpoint.tokenizer, self.checkpoint.context, model.device)
         self._forward = model.forward
 
@@ -101,9 +99,13 @@ class Runner:
         """
         if self.lane.streams == 1 or len(works) == 1:
             return [work() for work in works]
-        ends = [self._streams.submit(copy_context().run, _by_the_crew, work) for work in works]
-        wait(ends, return_when=FIRST_EXCEPTION)
-        wait([end for end in ends if not end.cancel()])  # those that have begun
+        # A pool of its own: no caller waits for another's works, or for those of a work of its own.
+        pool, _ = sharing_pool(self.lane.streams, "stream")
+        with pool:
+            ends = [pool.submit(copy_context().run, _by_the_crew, work) for work in works]
+            wait(ends, return_when=FIRST_EXCEPTION)
+            for end in ends:
+                end.cancel()  # those that have not begun
         errors = [end.exception() for end in ends if not end.cancelled()]
         for error in filter(None, errors):
             raise error
@@ -159,7 +161,6 @@ class Runner:
 
     def close(self) -> None:
         """Stop the model's threads."""
-        self._streams.shutdown(wait=True)
         self.lane.close()
 
     def _turn(self, step: Callable[[], T]) -> T:

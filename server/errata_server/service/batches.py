@@ -34,7 +34,7 @@ from errata_server.service.proposals import Company, Proposals
 
 TOGETHER: Final = 32
 """Edits of a part: computed, then asked about in shared passes, then stored. A batch that is cut
-off loses the parts that are on their way."""
+off loses the parts that are on their way, and all of it if it is checked together."""
 
 FEWEST: Final = 8
 """Edits of a part at least, where there are as many: fewer share little."""

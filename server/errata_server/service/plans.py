@@ -1,6 +1,6 @@
 """Which prompts an edit is checked with, and where they come from.
 
-Invariants: the same request, profile, known facts and live edits give the same plan; the
+Invariants: the same request, profile, known facts, live edits and batch give the same plan; the
 edited subject is never its own neighbour; a group that could not be filled is empty and its
 source says why.
 """
@@ -75,7 +75,7 @@ class Planner:
             holds: Asks the base model; neighbours it answers right are preferred.
             live_subjects: Subjects of live edits: no neighbours, they were changed on purpose.
             changing: Subjects that others of the same batch are to change: neighbours only where
-                there are too few besides.
+                there are too few besides that the base answers right.
         """
         targets = tuple(self._target(request.subject, fact, holds) for fact in request.facts)
         chance = _chance(request)

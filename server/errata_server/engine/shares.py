@@ -5,22 +5,29 @@ was set last, wherever that was.
 """
 
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
-from errata_server.engine.hooks import keep_hooks_here
 
+def sharing_pool(
+    size: int, name: str, begin: Callable[[], None] = lambda: None
+) -> tuple[ThreadPoolExecutor, frozenset[threading.Thread]]:
+    """A pool of ``size`` threads, all started, and these threads.
 
-def crew(size: int, name: str) -> tuple[ThreadPoolExecutor, frozenset[threading.Thread]]:
-    """A pool of ``size`` threads, all started, and these threads."""
+    Args:
+        size: By which the processors of the caller's thread are divided.
+        name: What the threads' names begin with.
+        begin: What each does first.
+    """
     whole = torch.get_num_threads()
     met = threading.Barrier(size)
 
     def start() -> None:
-        keep_hooks_here()
         torch.get_num_threads()  # a thread's first look sets its number to what was set last
         torch.set_num_threads(max(1, whole // size))
+        begin()
 
     def meet(_: int) -> threading.Thread:
         met.wait()  # so that none of them meets twice
