@@ -1,11 +1,9 @@
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
 
 import pytest
-from sqlalchemy import text
 
 from errata_server.domain.checks import CheckKind
 from errata_server.domain.edits import EditState
@@ -26,8 +24,8 @@ from errata_server.domain.errors import (
 )
 from errata_server.domain.ids import MAIN, BranchName, EditId, new_edit_id
 from errata_server.domain.revisions import RevisionKind
-from errata_server.ledger.database import Database
 from tests.support import MODEL, patch_of
+from tests.support.databases import locked
 from tests.support.scripted_engine import ScriptedEngine
 from tests.support.services import PATIENCE, call, open_services
 
@@ -40,16 +38,6 @@ def other(url):
     """A second server on the same ledger."""
     with open_services(url) as opened:
         yield opened
-
-
-@contextmanager
-def locked(url):
-    """Another writer holds the database for longer than the server waits."""
-    database = Database(url)
-    with database.writing() as connection:
-        connection.execute(text("SELECT 1"))
-        yield
-    database.close()
 
 
 def ids(*edits):

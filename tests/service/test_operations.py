@@ -1,9 +1,7 @@
 import threading
 import time
-from contextlib import contextmanager
 
 import pytest
-from sqlalchemy import text
 
 from errata_server.domain.errors import (
     AlreadyTrueError,
@@ -27,6 +25,7 @@ from errata_server.ledger.operations import INTERRUPTED
 from errata_server.service.leases import LeaseKeeper
 from errata_server.service.operations import MAX_WAITING, Operations
 from tests.support import MODEL, NOON
+from tests.support.databases import locked
 from tests.support.services import PATIENCE, open_services
 
 
@@ -329,16 +328,6 @@ def test_nothing_runs_that_the_ledger_did_not_record(services, url):
 
 
 # Ends that cannot be recorded --------------------------------------------------------------
-
-
-@contextmanager
-def locked(url):
-    """Another writer holds the database."""
-    database = Database(url)
-    with database.writing() as connection:
-        connection.execute(text("SELECT 1"))
-        yield
-    database.close()
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ its own.
 
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
@@ -129,3 +130,13 @@ def row_count(url: str, table: str) -> int:
             return int(connection.scalar(text(f"SELECT count(*) FROM {table}")) or 0)
     finally:
         database.close()
+
+
+@contextmanager
+def locked(url: str) -> Iterator[None]:
+    """Another writer holds the database inside the block."""
+    database = Database(url)
+    with database.writing() as connection:
+        connection.execute(text("SELECT 1"))
+        yield
+    database.close()

@@ -162,10 +162,7 @@ def load_checkpoint(source: str, *, device: str = "auto", dtype: str = "auto") -
             "subject's tokens",
             source=source,
         )
-    # The checkpoint's own sampling habits (repetition penalty and the like) would bend answers.
-    model.generation_config = GenerationConfig()
-    model.requires_grad_(requires_grad=False).eval().to(place)
-    hasten(model)
+    _make_ready(model, place)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return Checkpoint(
@@ -176,6 +173,14 @@ def load_checkpoint(source: str, *, device: str = "auto", dtype: str = "auto") -
         source=source if HUB_ID.fullmatch(source) else folder.name,
         memory_digest=tensors_digest(model),
     )
+
+
+def _make_ready(model: Any, place: torch.device) -> None:  # noqa: ANN401 - transformers' are untyped
+    """Frozen, where it is to be, on the faster kernels, and without sampling habits of its own."""
+    # A checkpoint's (repetition penalty and the like) would bend answers.
+    model.generation_config = GenerationConfig()
+    model.requires_grad_(requires_grad=False).eval().to(place)
+    hasten(model)
 
 
 def tensors_digest(model: PreTrainedModel) -> Digest:

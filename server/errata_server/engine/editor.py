@@ -24,7 +24,7 @@ from errata_server.engine.decoys import Decoys, Known, Own
 from errata_server.engine.keys import MAXIMUM_KEYS, Name, keys_in, keys_of_names, own_width
 from errata_server.engine.patch import PatchTensors
 from errata_server.engine.runner import Runner
-from errata_server.engine.solve import match, match_keys
+from errata_server.engine.solve import match, match_each
 from errata_server.engine.values import ValueSolution, optimise_value
 
 
@@ -122,7 +122,9 @@ def recognise(
             width=profile.guard_width,
             decoys=nothing,
         )
-        for first, (some, matchers, leverages) in zip(own, _matched(keys, factor), strict=True)
+        for first, some, (matchers, leverages) in zip(
+            own, keys, match_each(keys, factor), strict=True
+        )
     ]
     if crowd is None:
         return found
@@ -157,12 +159,11 @@ def in_crowd(
         for place, one in zip(left, some, strict=True):
             settled[place] = one
             deaf = prompts[place][~one.guard.nearest(prompts[place]).fires]
-            most = MAXIMUM_KEYS * (1 + len(requests[place].aliases))
+            most = MAXIMUM_KEYS * len(requests[place].names)
             if len(deaf) and len(one.keys) < most:
                 widened[place] = torch.cat([one.keys, deaf[:1]])
-        for place, (keys, matchers, leverages) in zip(
-            widened, _matched(list(widened.values()), factor), strict=True
-        ):
+        matched = match_each(list(widened.values()), factor)
+        for (place, keys), (matchers, leverages) in zip(widened.items(), matched, strict=True):
             settled[place] = replace(
                 settled[place], keys=keys, matchers=matchers, leverages=leverages
             )
@@ -186,17 +187,6 @@ def _kept_off(
     ]
     pairs = zip(found, own, known.decoys_of(own), strict=True)
     return [replace(one, width=edit.width, decoys=decoys) for one, edit, decoys in pairs]
-
-
-def _matched(
-    keys: Sequence[Float[Tensor, "_ d_in"]], factor: Float[Tensor, "d_in d_in"]
-) -> list[tuple[Tensor, Tensor, Tensor]]:
-    """(keys, matchers, leverages) of each edit, found in one solve."""
-    if not keys:
-        return []
-    matchers, leverages = match_keys(torch.cat(list(keys)), factor)
-    sizes = [len(own) for own in keys]
-    return list(zip(keys, matchers.split(sizes), leverages.split(sizes), strict=True))
 
 
 def assemble(

@@ -248,7 +248,7 @@ class TorchEngine:
     ) -> None:
         """See `Engine.rehearse`."""
         rehearse(self._recall, plans, [_bank(one) for one in weights], progress=progress)
-        texts = [text for text, _ in inspection.contexts_of(names)]
+        texts = [text for text, _ in inspection.unseen_mentions(names)]
         self._recall.keys(texts, self._calibrated().module)
 
     def generate(

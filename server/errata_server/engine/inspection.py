@@ -31,7 +31,7 @@ UNSEEN: Final = (
 """Contexts no profile uses as prefixes: the guard must know its subject behind them too."""
 
 
-def contexts_of(names: Sequence[str]) -> list[tuple[str, str]]:
+def unseen_mentions(names: Sequence[str]) -> list[tuple[str, str]]:
     """(text, name) of every way in which a guard must know each of ``names``."""
     return [(join(lead, name), name) for name in names for lead in UNSEEN]
 
@@ -53,7 +53,7 @@ def inspect(
         live: Patches live beside this one, that of the same subject excepted.
         neighbours: Prompts on other subjects.
     """
-    mentions = contexts_of(patch.manifest.names)
+    mentions = unseen_mentions(patch.manifest.names)
     texts = [text for text, _ in mentions]
     ends = [recall.runner.tokens.subject_end(text, name) for text, name in mentions]
     keys = recall.keys(texts, patch.manifest.module)

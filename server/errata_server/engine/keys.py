@@ -17,7 +17,7 @@ from errata_server.domain.profiles import Profile
 from errata_server.domain.traces import TokenRole
 from errata_server.engine.answers import in_batches
 from errata_server.engine.runner import Runner
-from errata_server.engine.solve import match, match_keys
+from errata_server.engine.solve import match, match_each
 from errata_server.engine.tokens import Tokens, join
 
 MINIMUM_AGREEMENT: Final = 0.6
@@ -204,7 +204,7 @@ def group_mentions(
     averages = [averaged(rows, [group]) for rows, group in zip(names, whole, strict=True)]
     agreements = [
         float(match(rows[[count]].double(), own))
-        for rows, count, own in zip(names, others, _matchers(averages, factor), strict=True)
+        for rows, count, (own, _) in zip(names, others, match_each(averages, factor), strict=True)
     ]
     groups = [
         [own] if agreement >= MINIMUM_AGREEMENT else [own[:-1], own[-1:]]
@@ -214,7 +214,7 @@ def group_mentions(
     while left := [place for place in left if len(groups[place]) < MAXIMUM_KEYS]:
         keys = [averaged(names[place], groups[place]) for place in left]
         unheard = []
-        for place, matchers in zip(left, _matchers(keys, factor), strict=True):
+        for place, (matchers, _) in zip(left, match_each(keys, factor), strict=True):
             asked = names[place][others[place] + 1 :].double()
             matches = match(asked, matchers).max(dim=1).values
             if float(matches.min()) < MINIMUM_AGREEMENT:
@@ -222,14 +222,6 @@ def group_mentions(
                 unheard.append(place)
         left = unheard
     return list(zip(groups, agreements, strict=True))
-
-
-def _matchers(
-    keys: Sequence[Float[Tensor, "_ d_in"]], factor: Float[Tensor, "d_in d_in"]
-) -> list[Tensor]:
-    """The matchers of each of ``keys``, found in one solve."""
-    found, _ = match_keys(torch.cat(list(keys)), factor)
-    return list(found.split([len(own) for own in keys]))
 
 
 def averaged(

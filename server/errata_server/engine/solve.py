@@ -3,6 +3,7 @@
 Everything here is float64 and works on Cholesky factors; nothing is inverted.
 """
 
+from collections.abc import Sequence
 from typing import Final
 
 import torch
@@ -49,6 +50,17 @@ def match_keys(
     whitened = torch.cholesky_solve(keys.double().T, factor).T  # C^-1 k      (key, d_in)
     leverages = (whitened * keys.double()).sum(dim=1)  # k^T C^-1 k  (key)
     return whitened * (keys.double().norm(dim=1) / leverages)[:, None], leverages
+
+
+def match_each(
+    groups: Sequence[Float[Tensor, "_ d_in"]], factor: Float[Tensor, "d_in d_in"]
+) -> list[tuple[Tensor, Tensor]]:
+    """As `match_keys`, of the keys of each of ``groups``, found in one solve."""
+    if not groups:
+        return []
+    matchers, leverages = match_keys(torch.cat(list(groups)), factor)
+    sizes = [len(keys) for keys in groups]
+    return list(zip(matchers.split(sizes), leverages.split(sizes), strict=True))
 
 
 def match(
